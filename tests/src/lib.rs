@@ -1,0 +1,1 @@
+//! Tests that cross services or need a booted machine live in `tests/`.
