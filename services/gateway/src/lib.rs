@@ -1,0 +1,1 @@
+//! Every REST listener: parsing, authentication, envelope, REST to gRPC.

@@ -1,0 +1,2 @@
+//! Calls the service that the program was started as.
+fn main() {}

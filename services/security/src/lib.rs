@@ -1,0 +1,1 @@
+//! TPM, Secure Boot and disk encryption.

@@ -1,0 +1,1 @@
+//! Drives, pools and volumes.

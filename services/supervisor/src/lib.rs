@@ -1,0 +1,1 @@
+//! Start-up order, operator log, power, kernel information, hardware inventory.

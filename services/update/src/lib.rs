@@ -1,0 +1,1 @@
+//! Versions, channel and provider.
