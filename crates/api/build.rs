@@ -15,9 +15,8 @@ use protox::prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescripto
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let mut files: Vec<_> = fs::read_dir("proto/incusos/v1")?
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<Result<_, _>>()?;
+    let mut files: Vec<_> =
+        fs::read_dir("proto/incusos/v1")?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     files.sort();
 
     let mut compiler = protox::Compiler::new(["proto"])?;

@@ -14,7 +14,14 @@ mod json;
 pub use envelope::Envelope;
 
 /// Messages, clients and servers of package `incusos.v1`.
-#[allow(missing_docs, clippy::all, clippy::cast_possible_truncation, unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::cast_possible_truncation,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("incusos.v1");
 }

@@ -12,7 +12,8 @@ fn null_and_missing_keys_are_zero_values() {
 
 #[test]
 fn unknown_keys_are_ignored() {
-    let read: FallbackListenerConfig = serde_json::from_value(json!({ "from_the_future": 1, "persistent": true })).unwrap();
+    let read: FallbackListenerConfig =
+        serde_json::from_value(json!({ "from_the_future": 1, "persistent": true })).unwrap();
     assert!(read.persistent);
 }
 

@@ -69,7 +69,10 @@ impl Context {
         let sockets = sd_notify::listen_fds_with_names()
             .map_err(|source| Error::setup("take over the sockets of the service manager", source))?
             .map(|(fd, name)| {
-                #[expect(unsafe_code, reason = "sd_listen_fds(3): the descriptor was passed to this process, and is taken once")]
+                #[expect(
+                    unsafe_code,
+                    reason = "sd_listen_fds(3): the descriptor was passed to this process, and is taken once"
+                )]
                 // SAFETY: the protocol hands each listed descriptor over to this process, and nothing else here uses it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 (name, fd)

@@ -14,5 +14,5 @@ mod process;
 pub use client::{Peers, call_error};
 pub use context::{Context, Error};
 pub use identity::Identity;
-pub use process::main;
 pub use peer::{Peer, peer};
+pub use process::main;

@@ -65,7 +65,9 @@ impl PeerPolicy {
         let uid = stream.peer_cred()?.uid();
         match self.users.get(&uid) {
             Some(identity) => Ok(Admitted { peer: Peer { uid, identity: *identity }, stream }),
-            None => Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} may not call this service"))),
+            None => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} may not call this service")))
+            }
         }
     }
 }

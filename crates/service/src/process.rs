@@ -62,7 +62,10 @@ fn log_to_journal(identity: Identity) {
     let level = if std::env::var_os("INCUS_OS_DEBUG").is_some() { LevelFilter::DEBUG } else { LevelFilter::INFO };
     match tracing_journald::layer() {
         Ok(journal) => {
-            tracing_subscriber::registry().with(level).with(journal.with_syslog_identifier(identity.unit().into())).init();
+            tracing_subscriber::registry()
+                .with(level)
+                .with(journal.with_syslog_identifier(identity.unit().into()))
+                .init();
         }
         Err(error) => eprintln!("{}: no journal, log lines are lost: {error}", identity.unit()),
     }

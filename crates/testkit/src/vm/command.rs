@@ -31,7 +31,7 @@ pub(crate) fn arguments(
 ) -> Vec<OsString> {
     let mut list = Arguments::default();
     list.add("-name", &record.name);
-    list.add("-nodefaults", "");
+    list.flag("-nodefaults");
     // SMM protects the variable store, without it Secure Boot proves nothing.
     list.add("-machine", "q35,smm=on,hpet=off,pflash0=firmware,pflash1=variables");
     list.add("-global", "driver=cfi.pflash01,property=secure,value=on");
@@ -107,7 +107,7 @@ pub(crate) fn arguments(
     }
     match begin {
         Begin::PowerOn => {}
-        Begin::Halted => list.add("-S", ""),
+        Begin::Halted => list.flag("-S"),
         Begin::Thaw(state) => {
             let mut uri = OsString::from("file:");
             uri.push(state);
@@ -185,10 +185,11 @@ struct Arguments(Vec<OsString>);
 impl Arguments {
     fn add(&mut self, option: &str, value: impl IntoArgument) {
         self.0.push(option.into());
-        let value = value.into_argument();
-        if !value.is_empty() {
-            self.0.push(value);
-        }
+        self.0.push(value.into_argument());
+    }
+
+    fn flag(&mut self, option: &str) {
+        self.0.push(option.into());
     }
 
     fn blockdev(&mut self, node: &Value) {
