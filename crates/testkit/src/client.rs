@@ -15,10 +15,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
-    StreamOwned,
-};
+use rustls::{CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use serde_json::Value;
 
 use crate::identity::Identity;
@@ -111,11 +108,7 @@ impl Client {
     /// # Errors
     ///
     /// When a certificate or key is not usable; nothing is sent yet.
-    pub fn https(
-        address: SocketAddr,
-        identity: Option<&Identity>,
-        trust: &ServerTrust,
-    ) -> Result<Self, ClientError> {
+    pub fn https(address: SocketAddr, identity: Option<&Identity>, trust: &ServerTrust) -> Result<Self, ClientError> {
         let verifier = Verifier {
             accepted: match trust {
                 ServerTrust::FirstUse => None,
@@ -207,20 +200,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 ///
 /// When nobody listens or the handshake fails.
-pub fn server_certificate(
-    address: SocketAddr,
-    patience: Duration,
-) -> Result<String, ClientError> {
+pub fn server_certificate(address: SocketAddr, patience: Duration) -> Result<String, ClientError> {
     let verifier = Verifier::default();
     let seen = Arc::clone(&verifier.seen);
     let config = Arc::new(tls_config(verifier, None)?);
-    handshake(address, &config, patience)
-        .map_err(|source| ClientError::Connect { to: address.to_string(), source })?;
+    handshake(address, &config, patience).map_err(|source| ClientError::Connect { to: address.to_string(), source })?;
     let certificate = seen.lock().ok().and_then(|mut seen| seen.take());
-    let certificate = certificate.ok_or_else(|| ClientError::Credentials {
-        what: "server certificate",
-        defect: "none was shown".to_owned(),
-    })?;
+    let certificate = certificate
+        .ok_or_else(|| ClientError::Credentials { what: "server certificate", defect: "none was shown".to_owned() })?;
     Ok(pem::encode(&pem::Pem::new("CERTIFICATE", certificate.as_ref())))
 }
 
@@ -293,10 +280,7 @@ impl Response {
     /// The value of the first header of that name, in any letter case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// The body as text, for messages.
@@ -311,10 +295,8 @@ impl Response {
     ///
     /// When it is not JSON.
     pub fn json(&self) -> Result<Value, ClientError> {
-        serde_json::from_slice(&self.body).map_err(|source| ClientError::NotJson {
-            body: self.text().chars().take(200).collect(),
-            source,
-        })
+        serde_json::from_slice(&self.body)
+            .map_err(|source| ClientError::NotJson { body: self.text().chars().take(200).collect(), source })
     }
 }
 
@@ -353,10 +335,7 @@ impl Connection {
     ///
     /// When the connection breaks.
     pub fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        self.stream
-            .write_all(bytes)
-            .and_then(|()| self.stream.flush())
-            .map_err(|source| self.broken("sending", source))
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush()).map_err(|source| self.broken("sending", source))
     }
 
     /// Reads one answer to a request with the given method. Interim (1xx) answers are skipped.
@@ -372,9 +351,8 @@ impl Connection {
             }
             let mut response = Response { status, headers, body: Vec::new() };
             let without_body = method == "HEAD" || status == 204 || status == 304;
-            let chunked = response
-                .header("transfer-encoding")
-                .is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
+            let chunked =
+                response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
             response.body = match response.header("content-length").map(str::parse::<usize>) {
                 _ if without_body => Vec::new(),
                 _ if chunked => self.receive_chunks()?,
@@ -494,8 +472,7 @@ impl Connection {
 
     fn fill(&mut self) -> Result<usize, ClientError> {
         let mut buffer = [0; 16 << 10];
-        let count =
-            self.stream.read(&mut buffer).map_err(|source| self.broken("reading", source))?;
+        let count = self.stream.read(&mut buffer).map_err(|source| self.broken("reading", source))?;
         self.received.extend_from_slice(&buffer[..count]);
         Ok(count)
     }
@@ -523,10 +500,7 @@ impl fmt::Display for Endpoint {
 
 /// Ways in which a peer's close shows.
 fn ended(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
-    )
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 fn handshake(
@@ -539,22 +513,15 @@ fn handshake(
     socket.set_write_timeout(Some(patience))?;
     socket.set_nodelay(true)?;
     let name = ServerName::IpAddress(address.ip().into());
-    let mut session =
-        ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+    let mut session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
     while session.is_handshaking() {
         session.complete_io(&mut socket)?;
     }
     Ok(StreamOwned::new(session, socket))
 }
 
-fn tls_config(
-    verifier: Verifier,
-    identity: Option<&Identity>,
-) -> Result<ClientConfig, ClientError> {
-    let unusable = |what, defect: &dyn fmt::Display| ClientError::Credentials {
-        what,
-        defect: defect.to_string(),
-    };
+fn tls_config(verifier: Verifier, identity: Option<&Identity>) -> Result<ClientConfig, ClientError> {
+    let unusable = |what, defect: &dyn fmt::Display| ClientError::Credentials { what, defect: defect.to_string() };
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| unusable("protocol versions", &error))?
@@ -566,19 +533,14 @@ fn tls_config(
             let chain = vec![certificate("client certificate", &identity.certificate)?];
             let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
                 .map_err(|error| unusable("client key", &error))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| unusable("client certificate", &error))?
+            builder.with_client_auth_cert(chain, key).map_err(|error| unusable("client certificate", &error))?
         }
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn certificate(
-    what: &'static str,
-    pem: &str,
-) -> Result<CertificateDer<'static>, ClientError> {
+fn certificate(what: &'static str, pem: &str) -> Result<CertificateDer<'static>, ClientError> {
     CertificateDer::from_pem_slice(pem.as_bytes())
         .map_err(|error| ClientError::Credentials { what, defect: error.to_string() })
 }
@@ -664,10 +626,8 @@ mod tests {
     #[test]
     fn body_with_length_is_read_and_interim_answers_are_skipped() {
         let request = Request::new("POST", "/1.0").json(&serde_json::json!({"a": 1}));
-        let (response, sent) = exchange(
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
-            &request,
-        );
+        let (response, sent) =
+            exchange(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", &request);
         let response = response.unwrap();
         assert_eq!((response.status, response.text().as_str()), (200, "{}"));
         assert!(sent.starts_with("POST /1.0 HTTP/1.1\r\nHost: incus-os\r\n"), "{sent}");
@@ -685,16 +645,14 @@ mod tests {
 
     #[test]
     fn body_without_length_ends_with_the_connection() {
-        let (response, _) =
-            exchange(b"HTTP/1.1 404 Not Found\r\n\r\ngone", &Request::new("GET", "/"));
+        let (response, _) = exchange(b"HTTP/1.1 404 Not Found\r\n\r\ngone", &Request::new("GET", "/"));
         let response = response.unwrap();
         assert_eq!((response.status, response.text().as_str()), (404, "gone"));
     }
 
     #[test]
     fn half_a_body_is_an_error() {
-        let (response, _) =
-            exchange(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", &Request::new("GET", "/"));
+        let (response, _) = exchange(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", &Request::new("GET", "/"));
         assert!(matches!(response, Err(ClientError::Broken { .. })), "{response:?}");
     }
 

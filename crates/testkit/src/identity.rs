@@ -74,8 +74,7 @@ impl Identity {
     /// Names the file that cannot be read.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, IdentityError> {
         let read = |path: &Path| {
-            fs::read_to_string(path)
-                .map_err(|source| IdentityError::File { path: path.to_owned(), source })
+            fs::read_to_string(path).map_err(|source| IdentityError::File { path: path.to_owned(), source })
         };
         Ok(Self { certificate: read(certificate)?, key: read(key)? })
     }

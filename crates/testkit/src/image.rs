@@ -62,9 +62,7 @@ impl Image {
     ///
     /// When there is none, or it is not one.
     pub fn load(path: &Path) -> Result<Self, ImageError> {
-        let text = fs::read_to_string(path)
-            .map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
-        serde_json::from_str(&text)
-            .map_err(|source| ImageError::Parse { path: path.to_owned(), source })
+        let text = fs::read_to_string(path).map_err(|source| ImageError::Read { path: path.to_owned(), source })?;
+        serde_json::from_str(&text).map_err(|source| ImageError::Parse { path: path.to_owned(), source })
     }
 }

@@ -105,9 +105,8 @@ pub fn run<A: AsRef<OsStr>>(
             }
         }
     };
-    let text = |reader: thread::JoinHandle<Vec<u8>>| {
-        String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
-    };
+    let text =
+        |reader: thread::JoinHandle<Vec<u8>>| String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned();
     let (stdout, stderr) = (text(stdout), text(stderr));
     if status.success() {
         Ok(stdout)
@@ -124,11 +123,7 @@ pub(crate) fn spawn(
     lifetime: Lifetime,
     log: &Path,
 ) -> Result<Child, ProcessError> {
-    let log_error = |source| ProcessError::Log {
-        path: log.to_owned(),
-        program: program.to_owned(),
-        source,
-    };
+    let log_error = |source| ProcessError::Log { path: log.to_owned(), program: program.to_owned(), source };
     let output = File::options().create(true).append(true).open(log).map_err(log_error)?;
     // Both wrappers are from util-linux and replace themselves by the program, so the process id
     // is the program's own.

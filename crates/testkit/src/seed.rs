@@ -75,10 +75,7 @@ mod tests {
 
     #[test]
     fn archive_holds_each_file_once_in_whole_sectors() {
-        let bytes = Seed::administrator("PEM")
-            .with("applications.json", &json!({ "version": "1" }))
-            .to_tar()
-            .unwrap();
+        let bytes = Seed::administrator("PEM").with("applications.json", &json!({ "version": "1" })).to_tar().unwrap();
         assert_eq!(bytes.len() % 512, 0);
         let mut archive = tar::Archive::new(bytes.as_slice());
         let files: Vec<_> = archive

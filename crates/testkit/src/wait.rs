@@ -23,11 +23,7 @@ pub struct WaitError {
 /// # Errors
 ///
 /// [`WaitError`] when the limit passes first.
-pub fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    mut look: impl FnMut() -> Result<T, String>,
-) -> Result<T, WaitError> {
+pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, WaitError> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     loop {

@@ -23,12 +23,7 @@ pub(crate) enum Begin {
 }
 
 /// The emulator's arguments.
-pub(crate) fn arguments(
-    record: &Record,
-    folder: &Folder,
-    firmware: &Path,
-    begin: &Begin,
-) -> Vec<OsString> {
+pub(crate) fn arguments(record: &Record, folder: &Folder, firmware: &Path, begin: &Begin) -> Vec<OsString> {
     let mut list = Arguments::default();
     list.add("-name", &record.name);
     list.flag("-nodefaults");
@@ -64,18 +59,13 @@ pub(crate) fn arguments(
     for port in 0..HOTPLUG_PORTS {
         // Fixed addresses: the same ones whatever else the machine has.
         let slot = 0x10 + port;
-        list.add(
-            "-device",
-            format!("pcie-root-port,id={},chassis={},addr={slot:#x}", port_name(port), port + 1),
-        );
+        list.add("-device", format!("pcie-root-port,id={},chassis={},addr={slot:#x}", port_name(port), port + 1));
     }
     for disk in &record.disks {
         list.device(&disk_device(disk));
     }
 
-    list.add("-netdev", format!(
-        "user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_API_PORT}", record.api_port
-    ));
+    list.add("-netdev", format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_API_PORT}", record.api_port));
     // No boot ROM: the firmware would look for something to boot from.
     list.add("-device", "virtio-net-pci,netdev=net0,romfile=");
     for nic in &record.nics {
@@ -89,9 +79,14 @@ pub(crate) fn arguments(
         list.add("-tpmdev", "emulator,id=tpm0,chardev=tpm");
         list.add("-device", "tpm-crb,tpmdev=tpm0");
     }
-    list.add("-chardev", socket("console", &folder.console_socket(), &format!(
-        ",server=on,wait=off,logappend=on,logfile={}", escape(&folder.console_log())
-    )));
+    list.add(
+        "-chardev",
+        socket(
+            "console",
+            &folder.console_socket(),
+            &format!(",server=on,wait=off,logappend=on,logfile={}", escape(&folder.console_log())),
+        ),
+    );
     list.add("-serial", "chardev:console");
     for (id, path) in [("qmp", folder.qmp_socket()), ("control", folder.control_socket())] {
         list.add("-chardev", socket(id, &path, ",server=on,wait=off"));
@@ -101,9 +96,7 @@ pub(crate) fn arguments(
 
     let extra = kernel_arguments(record);
     if !extra.is_empty() {
-        list.add("-smbios", format!(
-            "type=11,value=io.systemd.stub.kernel-cmdline-extra={}", extra.replace(',', ",,")
-        ));
+        list.add("-smbios", format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={}", extra.replace(',', ",,")));
     }
     match begin {
         Begin::PowerOn => {}
@@ -161,8 +154,10 @@ fn port_name(port: u8) -> String {
 fn kernel_arguments(record: &Record) -> String {
     let told = match record.console {
         // audit=0: its records alone fill a serial console.
-        Verbosity::Told => "console=ttyS0 loglevel=5 audit=0 systemd.show_status=1 \
-             rd.systemd.show_status=1 systemd.journald.forward_to_console=1",
+        Verbosity::Told => {
+            "console=ttyS0 loglevel=5 audit=0 systemd.show_status=1 \
+             rd.systemd.show_status=1 systemd.journald.forward_to_console=1"
+        }
         Verbosity::Quiet => "",
     };
     let mut words: Vec<&str> = told.split_whitespace().collect();

@@ -116,7 +116,8 @@ mod tests {
     fn marker_is_found_through_colours() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let sequences = "\u{1b}]0;title\u{1b}\\[\u{1b}[0;32m  OK  \u{1b}[0m] Reached \u{1b}[0;1mmulti-user.target\u{1b}[0m\r\n";
+        let sequences =
+            "\u{1b}]0;title\u{1b}\\[\u{1b}[0;32m  OK  \u{1b}[0m] Reached \u{1b}[0;1mmulti-user.target\u{1b}[0m\r\n";
         fs::write(&path, sequences).unwrap();
         let line = Console::whole(&path).wait_for("Reached multi-user", Duration::ZERO).unwrap();
         assert_eq!(line, "[  OK  ] Reached multi-user.target");

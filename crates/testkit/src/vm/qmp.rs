@@ -88,8 +88,8 @@ impl Qmp {
     ///
     /// When nobody listens, or the socket is served to somebody else right now.
     pub fn connect(path: &Path, limit: Duration) -> Result<Self, QmpError> {
-        let stream = UnixStream::connect(path)
-            .map_err(|source| QmpError::Connection { path: path.to_owned(), source })?;
+        let stream =
+            UnixStream::connect(path).map_err(|source| QmpError::Connection { path: path.to_owned(), source })?;
         let mut qmp = Self {
             path: path.to_owned(),
             stream: BufReader::new(stream),
@@ -126,10 +126,7 @@ impl Qmp {
             let left = ANSWER_LIMIT.saturating_sub(start.elapsed());
             let mut message = self.message(left, &format!("an answer to `{command}`"))?;
             if let Some(reason) = message.pointer("/error/desc").and_then(Value::as_str) {
-                return Err(QmpError::Refused {
-                    command: command.to_owned(),
-                    reason: reason.to_owned(),
-                });
+                return Err(QmpError::Refused { command: command.to_owned(), reason: reason.to_owned() });
             }
             if message.get("id").and_then(Value::as_u64) == Some(id) {
                 return Ok(message["return"].take());
@@ -167,18 +164,10 @@ impl Qmp {
     /// # Errors
     ///
     /// When the command is refused, or the job fails or takes longer than `limit`.
-    pub fn run_job(
-        &mut self,
-        command: &str,
-        job: &str,
-        arguments: Value,
-        limit: Duration,
-    ) -> Result<(), QmpError> {
+    pub fn run_job(&mut self, command: &str, job: &str, arguments: Value, limit: Duration) -> Result<(), QmpError> {
         self.execute(command, arguments)?;
         self.wait_event(&format!("the end of `{command}`"), limit, |event| {
-            event.name == "JOB_STATUS_CHANGE"
-                && event.data["id"] == job
-                && event.data["status"] == "concluded"
+            event.name == "JOB_STATUS_CHANGE" && event.data["id"] == job && event.data["status"] == "concluded"
         })?;
         let jobs = self.execute("query-jobs", json!({}))?;
         self.execute("job-dismiss", json!({ "id": job }))?;
@@ -190,9 +179,7 @@ impl Qmp {
             .and_then(|entry| entry["error"].as_str());
         match failure {
             None => Ok(()),
-            Some(reason) => {
-                Err(QmpError::Job { job: job.to_owned(), reason: reason.to_owned() })
-            }
+            Some(reason) => Err(QmpError::Job { job: job.to_owned(), reason: reason.to_owned() }),
         }
     }
 
@@ -218,16 +205,10 @@ impl Qmp {
         match read {
             Ok(_) if self.line.ends_with(b"\n") => {
                 let line = std::mem::take(&mut self.line);
-                serde_json::from_slice(&line)
-                    .map_err(|_| self.protocol(&String::from_utf8_lossy(&line)))
+                serde_json::from_slice(&line).map_err(|_| self.protocol(&String::from_utf8_lossy(&line)))
             }
-            Ok(_) => Err(QmpError::Connection {
-                path: self.path.clone(),
-                source: io::ErrorKind::UnexpectedEof.into(),
-            }),
-            Err(error) if is_timeout(&error) => {
-                Err(QmpError::Silent { what: what.to_owned(), limit })
-            }
+            Ok(_) => Err(QmpError::Connection { path: self.path.clone(), source: io::ErrorKind::UnexpectedEof.into() }),
+            Err(error) if is_timeout(&error) => Err(QmpError::Silent { what: what.to_owned(), limit }),
             Err(source) => Err(QmpError::Connection { path: self.path.clone(), source }),
         }
     }
@@ -285,9 +266,8 @@ mod tests {
 
     #[test]
     fn refusal_carries_the_emulators_words() {
-        let (_folder, path) = emulator(&[
-            "{\"id\": 2, \"error\": {\"class\": \"GenericError\", \"desc\": \"Bus 'x' not found\"}}\r\n",
-        ]);
+        let (_folder, path) =
+            emulator(&["{\"id\": 2, \"error\": {\"class\": \"GenericError\", \"desc\": \"Bus 'x' not found\"}}\r\n"]);
         let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
         let error = qmp.execute("device_add", json!({})).unwrap_err();
         assert_eq!(error.to_string(), "the emulator refused `device_add`: Bus 'x' not found");
@@ -309,9 +289,8 @@ mod tests {
     fn silence_is_an_error_that_says_what_was_awaited() {
         let (_folder, path) = emulator(&[]);
         let mut qmp = Qmp::connect(&path, LIMIT).unwrap();
-        let error = qmp
-            .wait_event("SHUTDOWN", Duration::from_millis(20), |event| event.name == "SHUTDOWN")
-            .unwrap_err();
+        let error =
+            qmp.wait_event("SHUTDOWN", Duration::from_millis(20), |event| event.name == "SHUTDOWN").unwrap_err();
         assert_eq!(error.to_string(), "waited 0 s for SHUTDOWN from the emulator");
     }
 }

@@ -134,8 +134,7 @@ impl Record {
     /// The lowest hot-plug port that nothing sits in.
     pub(crate) fn free_port(&self) -> Option<u8> {
         (0..HOTPLUG_PORTS).find(|port| {
-            self.disks.iter().all(|disk| disk.port != Some(*port))
-                && self.nics.iter().all(|nic| nic.port != *port)
+            self.disks.iter().all(|disk| disk.port != Some(*port)) && self.nics.iter().all(|nic| nic.port != *port)
         })
     }
 }
