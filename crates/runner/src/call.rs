@@ -1,4 +1,4 @@
-use std::{ffi::OsString, fmt, time::Duration};
+use std::{ffi::OsString, fmt, pin::Pin, time::Duration};
 
 use tokio::io::AsyncRead;
 
@@ -97,12 +97,22 @@ impl Output {
     }
 }
 
-/// A running program whose output is read as it comes.
+/// A running program whose output is read as it comes. Dropping it ends the
+/// program together with its children.
 pub struct Streaming {
     /// Its standard output.
     pub stdout: Box<dyn AsyncRead + Send + Sync + Unpin>,
-    /// Ends the program when dropped.
-    pub(crate) _guard: Box<dyn Send + Sync>,
+    /// Resolves when the program has ended; owns the program until then.
+    pub(crate) ended: Pin<Box<dyn Future<Output = Result<Output, RunError>> + Send + Sync>>,
+}
+
+impl Streaming {
+    /// Waits for the program to end by itself, which it does once its output was
+    /// read to the end. A status other than zero is a failure here, since what
+    /// was read is then not the whole.
+    pub async fn finish(self) -> Result<(), RunError> {
+        self.ended.await?.success().map(drop)
+    }
 }
 
 impl fmt::Debug for Streaming {

@@ -1,10 +1,14 @@
 use std::{
     collections::VecDeque,
     fmt,
-    io::Cursor,
+    io::{self, Cursor},
+    pin::Pin,
     sync::{Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
+
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{Call, Exit, Output, RunError, Runner, Streaming};
 
@@ -62,11 +66,26 @@ impl Runner for ScriptedRunner {
     }
 
     async fn stream(&self, call: &Call) -> Result<Streaming, RunError> {
-        let stdout = match self.next(call) {
-            Reply::Stdout(stdout) => stdout,
-            Reply::Failure(..) | Reply::Hang => Vec::new(),
+        let command_line = call.command_line();
+        let (exit, stdout, stderr) = match self.next(call) {
+            Reply::Stdout(stdout) => (Exit::Code(0), stdout, Vec::new()),
+            Reply::Failure(code, stderr) => (Exit::Code(code), Vec::new(), stderr.into_bytes()),
+            Reply::Hang => {
+                let stdout = Box::new(Silence);
+                return Ok(Streaming { stdout, ended: Box::pin(std::future::pending()) });
+            }
         };
-        Ok(Streaming { stdout: Box::new(Cursor::new(stdout)), _guard: Box::new(()) })
+        let ended = async move { Ok(Output { command_line, exit, stdout: Vec::new(), stderr }) };
+        Ok(Streaming { stdout: Box::new(Cursor::new(stdout)), ended: Box::pin(ended) })
+    }
+}
+
+/// Standard output of a program that prints nothing and does not end.
+struct Silence;
+
+impl AsyncRead for Silence {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    process::{Child, Command},
+    process::{Child, ChildStderr, Command},
     time::timeout,
 };
 
@@ -25,7 +25,7 @@ pub struct SystemRunner;
 #[async_trait::async_trait]
 impl Runner for SystemRunner {
     async fn run(&self, call: &Call) -> Result<Output, RunError> {
-        let mut child = spawn(call, Stdio::piped())?;
+        let mut child = spawn(call)?;
         let group = Group::of(&child);
         let conversation = converse(call, &mut child);
         let outcome = match timeout(call.deadline, conversation).await {
@@ -41,16 +41,37 @@ impl Runner for SystemRunner {
     }
 
     async fn stream(&self, call: &Call) -> Result<Streaming, RunError> {
-        let mut child = spawn(call, Stdio::null())?;
+        let mut child = spawn(call)?;
         let stdout = child.stdout.take().ok_or_else(|| start_error(call, io::Error::other("no standard output")))?;
-        Ok(Streaming {
-            stdout: Box::new(stdout),
-            _guard: Box::new(KillOnDrop { group: Group::of(&child), _child: child }),
-        })
+        // Read all along, so that a talkative program does not block on it.
+        let complaints = tokio::spawn(complaints(child.stderr.take()));
+        let command_line = call.command_line();
+        let mut running = KillOnDrop { group: Group::of(&child), child };
+        let ended = async move {
+            let status = match running.child.wait().await {
+                Ok(status) => status,
+                Err(source) => return Err(RunError::Start { command_line, source }),
+            };
+            let stderr = complaints.await.unwrap_or_default();
+            Ok(Output { command_line, exit: exit(status), stdout: Vec::new(), stderr })
+        };
+        Ok(Streaming { stdout: Box::new(stdout), ended: Box::pin(ended) })
     }
 }
 
-fn spawn(call: &Call, stderr: Stdio) -> Result<Child, RunError> {
+/// The first kilobytes of what a program complains of.
+async fn complaints(pipe: Option<ChildStderr>) -> Vec<u8> {
+    const KEPT: u64 = 4 << 10;
+    let mut kept = Vec::new();
+    if let Some(mut pipe) = pipe {
+        // An error ends the text, and the exit status still tells of the failure.
+        let _ = (&mut pipe).take(KEPT).read_to_end(&mut kept).await;
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    kept
+}
+
+fn spawn(call: &Call) -> Result<Child, RunError> {
     Command::new(call.tool.path())
         .args(&call.args)
         .env_clear()
@@ -58,7 +79,7 @@ fn spawn(call: &Call, stderr: Stdio) -> Result<Child, RunError> {
         .env("LC_ALL", "C.UTF-8")
         .stdin(if call.stdin.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
-        .stderr(stderr)
+        .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
@@ -121,7 +142,7 @@ impl Group {
 /// Ends a streaming program together with its children; tokio reaps it.
 struct KillOnDrop {
     group: Group,
-    _child: Child,
+    child: Child,
 }
 
 impl Drop for KillOnDrop {
@@ -149,6 +170,17 @@ mod tests {
     async fn a_failing_program_is_told_from_a_missing_one() {
         let failed = SystemRunner.run(&Call::new(Tool::Ps, ["--no-such-option"])).await.unwrap();
         assert!(matches!(failed.success(), Err(RunError::Failed { exit: Exit::Code(1), .. })));
+    }
+
+    #[tokio::test]
+    async fn a_streamed_program_that_fails_is_a_failure_at_its_end() {
+        let mut running = SystemRunner.stream(&Call::new(Tool::Ps, ["--no-such-option"])).await.unwrap();
+        let mut printed = Vec::new();
+        running.stdout.read_to_end(&mut printed).await.unwrap();
+        let Err(RunError::Failed { exit: Exit::Code(1), stderr, .. }) = running.finish().await else {
+            panic!("the failure was not noticed");
+        };
+        assert!(!stderr.is_empty());
     }
 
     #[tokio::test]
