@@ -1,2 +1,74 @@
-//! The developer's commands.
-fn main() {}
+//! The developer's commands. Start with `cargo xtask run`; `cargo xtask help` lists the rest.
+//!
+//! Built on the bare host with nothing but Rust. Commands that need tools make a tools tree once
+//! and continue inside it; see [`tree`].
+
+mod archive;
+mod cmd;
+mod host;
+mod paths;
+mod progress;
+mod tree;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{cmd::Cmd, paths::Paths};
+
+/// Build, run, test and check the system.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    /// Debian archive to fetch packages from, instead of the one this machine's apt uses
+    #[arg(long, global = true, value_name = "URL", env = archive::MIRROR_ENV)]
+    mirror: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a program inside the tools tree
+    ///
+    /// The tree is a Debian root with everything that builds, boots and tests the image. The
+    /// checkout, the caches, Rust, /tmp and /dev are the machine's own.
+    Tools {
+        /// The program and its arguments; `bash` gives an interactive shell
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        call: Vec<OsString>,
+    },
+    /// Run cargo inside the tools tree, against the libraries of the image
+    Cargo {
+        /// Arguments of cargo
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let paths = Paths::find()?;
+    let mirror = cli.mirror.as_deref();
+    match cli.command {
+        Command::Tools { call } => {
+            tree::enter(&paths, mirror)?;
+            let (program, args) = call.split_first().expect("clap requires one argument");
+            Err(Cmd::new(program).args(args).exec())
+        }
+        Command::Cargo { args } => {
+            tree::enter(&paths, mirror)?;
+            Err(Cmd::new("cargo").args(args).exec())
+        }
+    }
+}
