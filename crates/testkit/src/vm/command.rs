@@ -11,6 +11,9 @@ use super::record::{Accelerator, BOOT_DISK, Disk, HOTPLUG_PORTS, Nic, Record, Ve
 /// Port of the management API inside the machine.
 const GUEST_API_PORT: u16 = 9443;
 
+/// Name of the port that the agent of the `test` flavour opens.
+const AGENT_PORT: &str = "incus-os.test";
+
 /// What the machine does when the emulator runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Begin {
@@ -88,6 +91,9 @@ pub(crate) fn arguments(record: &Record, folder: &Folder, firmware: &Path, begin
         ),
     );
     list.add("-serial", "chardev:console");
+    list.add("-device", "virtio-serial-pci");
+    list.add("-chardev", socket("agent", &folder.agent_socket(), ",server=on,wait=off"));
+    list.add("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
     for (id, path) in [("qmp", folder.qmp_socket()), ("control", folder.control_socket())] {
         list.add("-chardev", socket(id, &path, ",server=on,wait=off"));
         list.add("-mon", format!("chardev={id},mode=control"));

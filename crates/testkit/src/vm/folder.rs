@@ -22,6 +22,8 @@ names! {
     console_log => "console.log",
     /// The serial console itself.
     console_socket => "console.sock",
+    /// The agent's port, of use with an image of the `test` flavour only.
+    agent_socket => "agent.sock",
     /// Control socket for whoever wants one.
     qmp_socket => "qmp.sock",
     /// Control socket of the harness. Apart from the other, because a control socket serves one

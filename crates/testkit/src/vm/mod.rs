@@ -8,6 +8,7 @@
 //! [`Vm::snapshot`] and [`Vm::restore`] take one machine back in time; [`Vm::freeze`] and
 //! [`Frozen::thaw`](frozen::Frozen::thaw) make any number of equal machines in seconds.
 
+pub mod agent;
 mod command;
 pub mod console;
 pub mod firmware;
@@ -35,6 +36,7 @@ use crate::process::{self, Lifetime, ProcessError};
 use crate::seed::{self, Seed};
 use crate::wait::{WaitError, wait_for};
 
+use agent::{Agent, AgentError};
 use command::Begin;
 use console::Console;
 use folder::Folder;
@@ -165,6 +167,15 @@ pub enum VmError {
         /// Why.
         #[source]
         source: IdentityError,
+    },
+    /// The agent inside it.
+    #[error("machine `{name}`: trouble with its agent")]
+    Agent {
+        /// The machine.
+        name: String,
+        /// Why.
+        #[source]
+        source: AgentError,
     },
     /// The management API.
     #[error("machine `{name}`: trouble with the management API")]
@@ -497,6 +508,16 @@ impl Vm {
             .map_err(|source| VmError::Identity { name: self.record.name.clone(), source })
     }
 
+    /// The way into a machine with an image of the `test` flavour; `limit` is for each command.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn agent(&self, limit: Duration) -> Result<Agent, VmError> {
+        Agent::connect(&self.folder.agent_socket(), limit)
+            .map_err(|source| VmError::Agent { name: self.record.name.clone(), source })
+    }
+
     /// Keeps the machine's whole state (memory, disks, firmware variables, TPM) under `tag`; an
     /// older state of that tag is replaced. The machine goes on.
     ///
@@ -726,6 +747,7 @@ impl Vm {
             self.folder.control_socket(),
             self.folder.qmp_socket(),
             self.folder.console_socket(),
+            self.folder.agent_socket(),
             self.folder.tpm_socket(),
         ];
         for socket in sockets {
