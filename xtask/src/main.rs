@@ -8,14 +8,17 @@ mod cmd;
 mod host;
 mod paths;
 mod progress;
+mod run;
 mod tree;
+mod vm;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use testkit::image::{self, Image};
 
-use crate::{cmd::Cmd, paths::Paths};
+use crate::{cmd::Cmd, paths::Paths, progress::Steps};
 
 /// Build, run, test and check the system.
 #[derive(Debug, Parser)]
@@ -30,6 +33,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Build the system, boot it in a new machine and say how to reach it
+    Run(run::Run),
+    /// Work with virtual machines
+    #[command(subcommand)]
+    Vm(vm::Command),
     /// Run a program inside the tools tree
     ///
     /// The tree is a Debian root with everything that builds, boots and tests the image. The
@@ -61,6 +69,14 @@ fn run(cli: Cli) -> Result<()> {
     let paths = Paths::find()?;
     let mirror = cli.mirror.as_deref();
     match cli.command {
+        Command::Run(arguments) => {
+            tree::enter(&paths, mirror)?;
+            run::run(&arguments, &Steps::new(&paths.cache), described_image)
+        }
+        Command::Vm(command) => {
+            tree::enter(&paths, mirror)?;
+            vm::run(command, &Steps::new(&paths.cache), described_image)
+        }
         Command::Tools { call } => {
             tree::enter(&paths, mirror)?;
             let (program, args) = call.split_first().expect("clap requires one argument");
@@ -71,4 +87,10 @@ fn run(cli: Cli) -> Result<()> {
             Err(Cmd::new("cargo").args(args).exec())
         }
     }
+}
+
+/// The image that the environment names.
+fn described_image() -> Result<Image> {
+    let path = std::env::var_os(image::VARIABLE).with_context(|| format!("{} is not set", image::VARIABLE))?;
+    Ok(Image::load(Path::new(&path))?)
 }
