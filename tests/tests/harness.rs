@@ -1,6 +1,7 @@
 //! The machine harness itself, with an empty disk: the firmware is all that runs.
 //!
 //! Needs the emulators of the tools tree, no image; skips without them.
+#![expect(clippy::unwrap_used, reason = "a failure is what a test reports")]
 
 use std::fs::{self, File};
 use std::path::Path;

@@ -697,7 +697,7 @@ impl Vm {
         }
         self.write_seed(seed)?;
 
-        let template = firmware::variables(spec.keys, image, &self.record.name)?;
+        let template = firmware::variables(spec.keys, image);
         let variables = path_text(&self.folder.variables());
         self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &path_text(&template), &variables])?;
         if spec.tpm {
