@@ -39,7 +39,7 @@ enum Number {
 fn whole(n: f64) -> Option<i128> {
     const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53: beyond it a float no longer names one integer
     #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and within 2^53")]
-    (n.fract() == 0.0 && n.abs() <= EXACT).then(|| n as i128)
+    (n.fract() == 0.0 && n.abs() <= EXACT).then_some(n as i128)
 }
 
 /// Whether a value is its type's zero value, and so may be left out.

@@ -1,5 +1,7 @@
 //! What a power cut, a bad disk or another release can leave behind.
 
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use serde::{Deserialize, Serialize};
