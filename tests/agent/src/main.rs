@@ -9,13 +9,23 @@
 //! {"exit": 0, "stdout": "active\n", "stderr": ""}
 //! ```
 //!
-//! A program that cannot be started is answered with `exit` 127.
+//! A program that cannot be started is answered with `exit` 127. Started with
+//! arguments, the program is one of the harness's measuring tools instead:
+//!
+//! ```text
+//! test-agent measure-get /run/incus-os/unix.socket /1.0 200
+//! test-agent measure-memory
+//! ```
 
 #![expect(clippy::disallowed_methods, reason = "starting arbitrary programs is the purpose of this one")]
 
+mod measure;
+
 use std::{
+    env,
     fs::File,
     io::{self, BufRead as _, BufReader, Write as _},
+    path::Path,
     process::Command,
 };
 
@@ -37,6 +47,19 @@ struct Answer {
 }
 
 fn main() -> io::Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => serve(),
+        ["measure-get", socket, path, requests] => {
+            let requests = requests.parse().map_err(|_| io::Error::other(format!("{requests:?} is no number")))?;
+            measure::get(Path::new(socket), path, requests)
+        }
+        ["measure-memory"] => measure::memory(),
+        _ => Err(io::Error::other("usage: test-agent [measure-get SOCKET PATH REQUESTS | measure-memory]")),
+    }
+}
+
+fn serve() -> io::Result<()> {
     let mut port = File::options().read(true).write(true).open(PORT)?;
     let requests = BufReader::new(port.try_clone()?);
     writeln!(port, r#"{{"ready":true}}"#)?;
