@@ -1,0 +1,137 @@
+//! The HTTPS listener: bound, rebound and closed as the settings say.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, watch},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    accept_failed,
+    connection::{self, Protocol, in_time},
+    settings::{ListenAddress, Server},
+    tls::H2,
+};
+use crate::{Gateway, caller::Caller, trust::ClientCertificate};
+
+/// How long to wait before trying again to listen.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Serves what the settings say until the gateway stops.
+pub(crate) async fn serve(gateway: Arc<Gateway>) {
+    let mut settings = gateway.https.clone();
+    let mut stopped = std::pin::pin!(gateway.stopped());
+    let mut bound: Option<Bound> = None;
+    loop {
+        let server = settings.borrow_and_update().server.clone();
+        let wanted = server.as_ref().map(|server| server.address);
+        if bound.as_ref().map(|bound| bound.address) != wanted {
+            // Dropped first: the new address may overlap with the old one. Requests under way are finished.
+            drop(bound.take());
+            if let Some(address) = wanted {
+                bound = Bound::to(address).await;
+            }
+        }
+        let missing = bound.is_none() && wanted.is_some();
+        tokio::select! {
+            () = stopped.as_mut() => return,
+            changed = settings.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if missing => {}
+            () = accept(&gateway, bound.as_ref(), server.as_ref()) => {}
+        }
+    }
+}
+
+/// Accepts connections for as long as nothing changes.
+async fn accept(gateway: &Arc<Gateway>, bound: Option<&Bound>, server: Option<&Server>) {
+    let (Some(bound), Some(server)) = (bound, server) else {
+        return std::future::pending().await;
+    };
+    loop {
+        let slot = gateway.https_slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+        match bound.listener.accept().await {
+            Ok((stream, address)) => {
+                let (gateway, tls, retired) = (gateway.clone(), server.tls.clone(), bound.retire.subscribe());
+                tokio::spawn(converse(gateway, stream, address, tls, retired, slot));
+            }
+            Err(error) => accept_failed("HTTPS", &error).await,
+        }
+    }
+}
+
+/// A listening socket. Dropping it also asks its connections to end.
+struct Bound {
+    address: ListenAddress,
+    listener: TcpListener,
+    retire: watch::Sender<()>,
+}
+
+impl Bound {
+    async fn to(address: ListenAddress) -> Option<Self> {
+        match bind(address).await {
+            Ok(listener) => {
+                let local = listener.local_addr().map(|local| local.to_string()).unwrap_or_default();
+                tracing::info!("HTTPS listener started on {local}");
+                Some(Self { address, listener, retire: watch::Sender::new(()) })
+            }
+            Err(error) => {
+                tracing::warn!("cannot listen on {address:?}, will try again: {error}");
+                None
+            }
+        }
+    }
+}
+
+async fn bind(address: ListenAddress) -> io::Result<TcpListener> {
+    match address {
+        ListenAddress::One(address) => TcpListener::bind(address).await,
+        // The IPv6 wildcard takes IPv4 as well; without IPv6 in the kernel only the other remains.
+        ListenAddress::Every { port } => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+        },
+    }
+}
+
+/// Handshake, then requests.
+async fn converse(
+    gateway: Arc<Gateway>,
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    mut retired: watch::Receiver<()>,
+    _slot: OwnedSemaphorePermit,
+) {
+    // Answers are small and written whole: waiting for more only delays them.
+    let _ = stream.set_nodelay(true);
+    let stream = match in_time(TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!("handshake with {address} failed: {error}");
+            return;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let protocol = if session.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };
+    let certificate = session
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .map(|leaf| Arc::new(ClientCertificate::from_der(leaf)));
+    let stopped = gateway.stopped();
+    let retired = async move {
+        tokio::select! {
+            () = stopped => {}
+            // Nothing is ever sent: this is the end of the listener.
+            _ = retired.changed() => {}
+        }
+    };
+    connection::serve(gateway, Caller::Remote { address, certificate }, stream, protocol, retired).await;
+}
