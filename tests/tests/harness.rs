@@ -78,6 +78,24 @@ fn machine_starts_survives_power_cuts_and_goes_when_deleted() {
 }
 
 #[test]
+fn waiting_for_a_system_that_is_not_there_ends_with_what_was_seen() {
+    if !emulators_are_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (_store, mut vm) = bare_machine(folder.path(), &small());
+    vm.start(Lifetime::Tied).unwrap();
+    let mut reports = 0;
+    let error = vm.wait_ready(Duration::from_secs(3), |_| reports += 1).unwrap_err();
+    let text = system_tests::explain(error);
+    assert!(text.contains("did not get there") && text.contains("cannot connect"), "{text}");
+    assert!(reports > 0);
+    vm.execute("quit", json!({})).unwrap();
+    let error = vm.wait_ready(MOMENT, |_| ()).unwrap_err();
+    assert!(matches!(error, VmError::Stopped { .. }), "{error}");
+}
+
+#[test]
 fn seed_is_in_its_partition() {
     if !emulators_are_here() {
         return;

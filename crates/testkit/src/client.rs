@@ -623,6 +623,60 @@ mod tests {
         (response, server.join().unwrap())
     }
 
+    /// A TLS server that answers each connection with the number of client certificates it saw.
+    fn tls_server(clients: &Identity) -> (SocketAddr, Identity) {
+        let identity = Identity::generate("server").unwrap();
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+        let chain = vec![certificate("server", &identity.certificate).unwrap()];
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate("client", &clients.certificate).unwrap()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider().into())
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider().into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .unwrap();
+        let config = Arc::new(config);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+                let mut stream = StreamOwned::new(session, stream.unwrap());
+                let mut buffer = [0; 4096];
+                if matches!(stream.read(&mut buffer), Ok(1..)) {
+                    let count = stream.conn.peer_certificates().map_or(0, <[_]>::len);
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{count}");
+                    stream.write_all(answer.as_bytes()).unwrap();
+                }
+            }
+        });
+        (address, identity)
+    }
+
+    #[test]
+    fn first_contact_gives_the_certificate_that_later_ones_insist_on() {
+        let admin = Identity::generate("admin").unwrap();
+        let (address, server) = tls_server(&admin);
+        let patience = Duration::from_secs(10);
+        let shown = server_certificate(address, patience).unwrap();
+        let same = |pem: &str| certificate("any", pem).unwrap();
+        assert_eq!(same(&shown), same(&server.certificate));
+
+        let pinned = ServerTrust::Pinned(shown);
+        for (identity, count) in [(None, "0"), (Some(&admin), "1")] {
+            let client = Client::https(address, identity, &pinned).unwrap().with_patience(patience);
+            assert_eq!(client.get("/").unwrap().text(), count);
+        }
+        let other = ServerTrust::Pinned(Identity::generate("server").unwrap().certificate);
+        let client = Client::https(address, None, &other).unwrap().with_patience(patience);
+        assert!(matches!(client.get("/"), Err(ClientError::Connect { .. })));
+    }
+
     #[test]
     fn body_with_length_is_read_and_interim_answers_are_skipped() {
         let request = Request::new("POST", "/1.0").json(&serde_json::json!({"a": 1}));

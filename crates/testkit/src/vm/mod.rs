@@ -387,9 +387,11 @@ impl Vm {
     }
 
     /// Whether its emulator runs.
+    ///
+    /// Found without its control socket, which answers one at a time and lets others wait.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        UnixStream::connect(self.folder.control_socket()).is_ok()
+        owner(&self.folder.pid(), &self.folder.control_socket()).is_some()
     }
 
     /// Powers it on.
@@ -836,7 +838,7 @@ impl Vm {
     fn look_ready(&self) -> Result<(), String> {
         // Short: a connection is taken by the emulator before the system listens, and then says
         // nothing.
-        let patience = Duration::from_secs(10);
+        let patience = Duration::from_secs(5);
         if !self.folder.server_cert().is_file() {
             let certificate =
                 client::server_certificate(self.api_address(), patience).map_err(|error| chain(&error))?;
