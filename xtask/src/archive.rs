@@ -25,6 +25,7 @@ pub(crate) const MIRROR_ENV: &str = "INCUS_OS_MIRROR";
 const SECURITY_ENV: &str = "INCUS_OS_SECURITY_MIRROR";
 /// Where Debian keeps its archive keys.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const COMPONENTS: &str = "main contrib non-free-firmware";
 /// Package lists older than this are fetched again.
 const FRESH: Duration = Duration::from_hours(24);
 
@@ -69,14 +70,28 @@ impl Archive {
 
     /// One-line sources for [`SUITE`] and its companions.
     pub(crate) fn sources(&self) -> String {
-        let mut text = String::new();
-        for suite in ["", "-updates", "-backports"] {
-            text += &format!("deb [signed-by={KEYRING}] {} {SUITE}{suite} main contrib non-free-firmware\n", self.main);
-        }
-        if let Some(security) = &self.security {
-            text += &format!("deb [signed-by={KEYRING}] {security} {SUITE}-security main contrib non-free-firmware\n");
-        }
-        text
+        self.places()
+            .flat_map(|(uri, suites)| {
+                let line = |suite| format!("deb [signed-by={KEYRING}] {uri} {suite} {COMPONENTS}\n");
+                suites.split(' ').map(line).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// The same as [`Self::sources`], in the format of `*.sources`.
+    fn deb822_sources(&self) -> String {
+        self.places()
+            .map(|(uri, suites)| {
+                format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: {COMPONENTS}\nSigned-By: {KEYRING}\n\n")
+            })
+            .collect()
+    }
+
+    /// Addresses with the suites they serve.
+    fn places(&self) -> impl Iterator<Item = (&str, String)> {
+        let main = (self.main.as_str(), format!("{SUITE} {SUITE}-updates {SUITE}-backports"));
+        let security = self.security.as_deref().map(|uri| (uri, format!("{SUITE}-security")));
+        std::iter::once(main).chain(security)
     }
 
     /// The machine's transport settings as an apt configuration file.
@@ -91,7 +106,8 @@ impl Archive {
             fs::create_dir_all(apt.join(dir)).with_context(|| format!("cannot create {apt}/{dir}"))?;
         }
         for (name, text) in [
-            ("sources.list.d/mkosi.list", self.sources()),
+            // This name keeps mkosi from writing its own, with an archive that not every mirror has.
+            ("sources.list.d/mkosi.sources", self.deb822_sources()),
             ("apt.conf.d/90-machine", self.options()),
             ("preferences.d/zfs.pref", ZFS_PIN.to_owned()),
         ] {
@@ -102,7 +118,7 @@ impl Archive {
 }
 
 /// ZFS comes from backports: the release's own version is one series behind.
-const ZFS_PIN: &str = "Package: src:zfs-linux\nPin: release a=trixie-backports\nPin-Priority: 900\n";
+const ZFS_PIN: &str = "Package: src:zfs-linux\nPin: release n=trixie-backports\nPin-Priority: 900\n";
 
 /// The package lists of [`SUITE`], kept in the cache folder.
 #[derive(Debug)]

@@ -6,19 +6,22 @@
 mod archive;
 mod cmd;
 mod host;
+mod image;
 mod paths;
+mod pki;
 mod progress;
 mod run;
 mod tree;
 mod vm;
+mod zfs;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use testkit::image::{self, Image};
+use testkit::image::{Image, VARIABLE};
 
-use crate::{cmd::Cmd, paths::Paths, progress::Steps};
+use crate::{archive::Archive, cmd::Cmd, paths::Paths, progress::Steps};
 
 /// Build, run, test and check the system.
 #[derive(Debug, Parser)]
@@ -33,6 +36,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Build the disk image and its update files
+    ///
+    /// Makes the tools tree, the test keys and the ZFS modules when they are missing. An image
+    /// that was built from the same inputs is not built again.
+    Image {
+        #[command(flatten)]
+        options: image::Options,
+        /// Print one JSON object on standard output
+        #[arg(long)]
+        json: bool,
+    },
     /// Build the system, boot it in a new machine and say how to reach it
     Run(run::Run),
     /// Work with virtual machines
@@ -69,13 +83,24 @@ fn run(cli: Cli) -> Result<()> {
     let paths = Paths::find()?;
     let mirror = cli.mirror.as_deref();
     match cli.command {
+        Command::Image { options, json } => {
+            let archive = tree::enter(&paths, mirror)?;
+            let (info, _) = image::build(&paths, &archive, &Steps::new(&paths.cache), &options)?;
+            if json {
+                println!("{}", serde_json::to_string(&info)?);
+                return Ok(());
+            }
+            image::describe(&info)
+        }
         Command::Run(arguments) => {
-            tree::enter(&paths, mirror)?;
-            run::run(&arguments, &Steps::new(&paths.cache), described_image)
+            let archive = tree::enter(&paths, mirror)?;
+            let steps = Steps::new(&paths.cache);
+            run::run(&arguments, &steps, || described_or_built(&paths, &archive, &steps))
         }
         Command::Vm(command) => {
-            tree::enter(&paths, mirror)?;
-            vm::run(command, &Steps::new(&paths.cache), described_image)
+            let archive = tree::enter(&paths, mirror)?;
+            let steps = Steps::new(&paths.cache);
+            vm::run(command, &steps, || described_or_built(&paths, &archive, &steps))
         }
         Command::Tools { call } => {
             tree::enter(&paths, mirror)?;
@@ -89,8 +114,10 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// The image that the environment names.
-fn described_image() -> Result<Image> {
-    let path = std::env::var_os(image::VARIABLE).with_context(|| format!("{} is not set", image::VARIABLE))?;
-    Ok(Image::load(Path::new(&path))?)
+/// The image that the environment names, or the one of this checkout.
+fn described_or_built(paths: &Paths, archive: &Archive, steps: &Steps) -> Result<Image> {
+    match std::env::var_os(VARIABLE) {
+        Some(path) => Ok(Image::load(Path::new(&path))?),
+        None => Ok(image::build(paths, archive, steps, &image::Options::default())?.0),
+    }
 }

@@ -37,7 +37,7 @@ impl Steps {
     pub(crate) fn step<T>(&self, name: &str, guess: Duration, work: impl FnOnce(&Log) -> Result<T>) -> Result<T> {
         let known = self.seconds.lock().ok().and_then(|seconds| seconds.get(name).copied());
         let estimate = known.map_or(guess, Duration::from_secs);
-        let log = Log::create(&self.logs.join(format!("{}.log", name.replace(|c: char| !c.is_alphanumeric(), "-"))))?;
+        let log = self.log(name)?;
         let start = Instant::now();
         let result = if std::io::stderr().is_terminal() {
             with_bar(name, estimate, || work(&log))
@@ -51,6 +51,15 @@ impl Steps {
             self.remember(name, took);
         }
         result
+    }
+
+    /// Runs a step that is usually too short to mention.
+    pub(crate) fn quiet<T>(&self, name: &str, work: impl FnOnce(&Log) -> Result<T>) -> Result<T> {
+        work(&self.log(name)?)
+    }
+
+    fn log(&self, name: &str) -> Result<Log> {
+        Log::create(&self.logs.join(format!("{}.log", name.replace(|c: char| !c.is_alphanumeric(), "-"))))
     }
 
     fn remember(&self, name: &str, took: Duration) {

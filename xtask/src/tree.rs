@@ -26,6 +26,10 @@ use crate::{
 /// the machine to read it from.
 const MARKER: &str = "INCUS_OS_TREE";
 
+/// Files of the machine that replace the tree's: how names are looked up, and whom the machine
+/// trusts (its network may have a certificate authority of its own).
+const MACHINE_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"];
+
 /// What the tree holds. Grouped by who needs it.
 const PACKAGES: &[&str] = &[
     // image: mkosi and what it calls
@@ -68,6 +72,7 @@ const PACKAGES: &[&str] = &[
     "bc",
     "perl",
     "libelf-dev",
+    "pahole",
     "libssl-dev",
     "libtss2-dev",
     "git",
@@ -140,7 +145,7 @@ fn ensure(paths: &Paths, archive: &Archive, steps: &Steps) -> Result<Utf8PathBuf
             .env("LC_ALL", "C.UTF-8")
             .run_logged(log)
     })?;
-    // Names are looked up the machine's way, by a file mounted over this one.
+    // mmdebstrap leaves copies of the machine's; what gets mounted over must be plain files.
     for file in ["etc/resolv.conf", "etc/hosts"] {
         let file = unfinished.join(file);
         let _ = fs::remove_file(&file);
@@ -161,7 +166,7 @@ fn inside(tree: &Utf8Path, paths: &Paths, archive: &Archive, program: &Utf8Path)
         .args(["--bind", tree.as_str(), "/"])
         .args(["--dev-bind", "/dev", "/dev", "--proc", "/proc", "--bind", "/sys", "/sys", "--tmpfs", "/run"])
         .args(["--bind", "/tmp", "/tmp", "--bind", "/var/tmp", "/var/tmp"])
-        .args(["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf", "--ro-bind-try", "/etc/hosts", "/etc/hosts"]);
+        .args(MACHINE_FILES.iter().flat_map(|file| ["--ro-bind-try", file, file]));
     let mut shared = vec![&paths.cache, &paths.checkout, &rust.cargo_home, &rust.sysroot];
     shared.extend(&rust.rustup_home);
     for dir in shared {
