@@ -1,0 +1,148 @@
+//! Checking `system/fallback-listener`.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use api::v1::FallbackListenerConfig;
+use x509_parser::{
+    pem::parse_x509_pem,
+    prelude::{FromDer as _, X509Certificate},
+};
+
+/// The port where none is configured. Kernel-chosen ports, which the reference
+/// daemon uses, would have to be looked up on the console after every boot.
+const DEFAULT_PORT: u16 = 9443;
+
+/// Most clients that are accepted.
+const CLIENT_LIMIT: usize = 1024;
+
+/// Largest certificate, in bytes of PEM.
+const CERTIFICATE_LIMIT: usize = 64 << 10;
+
+/// What is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("listen address {0:?} is not `IP:port` or `:port`")]
+    Address(String),
+    #[error("at least one trusted client certificate is needed")]
+    NoClients,
+    #[error("{0} trusted client certificates are more than the limit of {CLIENT_LIMIT}")]
+    TooManyClients(usize),
+    #[error("trusted client certificate {index} {reason}")]
+    Client { index: usize, reason: &'static str },
+}
+
+/// Refuses settings that could not be served.
+pub(crate) fn check(config: &FallbackListenerConfig) -> Result<(), ConfigError> {
+    address(&config.listen_address)?;
+    let clients = &config.trusted_client_certificates;
+    match clients.len() {
+        0 => return Err(ConfigError::NoClients),
+        count if count > CLIENT_LIMIT => return Err(ConfigError::TooManyClients(count)),
+        _ => {}
+    }
+    for (index, client) in clients.iter().enumerate() {
+        client_der(client).map_err(|reason| ConfigError::Client { index, reason })?;
+    }
+    Ok(())
+}
+
+/// Where to listen. Without an IP address that is every address of the machine,
+/// IPv4 included.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, ConfigError> {
+    let every = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    if text.is_empty() {
+        return Ok(every(DEFAULT_PORT));
+    }
+    let address = match text.strip_prefix(':') {
+        Some(port) if port.bytes().all(|c| c.is_ascii_digit()) => port.parse().ok().map(every),
+        _ => text.parse().ok(),
+    };
+    // Port 0 is a port that nobody knows.
+    address.filter(|address| address.port() != 0).ok_or_else(|| ConfigError::Address(text.to_owned()))
+}
+
+/// The DER of a client's certificate.
+pub(crate) fn client_der(pem: &str) -> Result<Vec<u8>, &'static str> {
+    if pem.len() > CERTIFICATE_LIMIT {
+        return Err("is too large");
+    }
+    let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|_| "is not a PEM block")?;
+    if block.label != "CERTIFICATE" {
+        return Err("is a PEM block of another type than CERTIFICATE");
+    }
+    match X509Certificate::from_der(&block.contents) {
+        Ok(([], _)) => Ok(block.contents),
+        _ => Err("is not an X.509 certificate"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    fn with(address: &str, clients: &[&str]) -> FallbackListenerConfig {
+        FallbackListenerConfig {
+            listen_address: address.into(),
+            trusted_client_certificates: clients.iter().map(|client| (*client).to_owned()).collect(),
+            persistent: false,
+        }
+    }
+
+    #[test]
+    fn addresses_are_literal() {
+        for (text, meaning) in [
+            ("", "[::]:9443"),
+            (":8443", "[::]:8443"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+            ("[2001:db8::1]:65535", "[2001:db8::1]:65535"),
+            ("[::]:443", "[::]:443"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), meaning, "{text}");
+        }
+        for text in [
+            "localhost:443",
+            "example.org:443",
+            "443",
+            "192.0.2.1",
+            "192.0.2.1:",
+            ":",
+            ":0",
+            "192.0.2.1:0",
+            ":65536",
+            ":-1",
+            ":+1",
+            "[::1]",
+            "::1:443",
+            "192.0.2.256:443",
+            " :443",
+            ":443 ",
+            "0x7f.1:443",
+            "https://192.0.2.1:443",
+        ] {
+            assert_eq!(address(text), Err(ConfigError::Address(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_certificate_is_checked_and_named_by_its_index() {
+        let (pem, key) = client();
+        check(&with("", &[&pem])).unwrap();
+        check(&with(":9443", &[&pem, &format!("a comment\n{pem}")])).unwrap();
+        assert_eq!(check(&with("", &[])), Err(ConfigError::NoClients));
+        let cut = pem.replace("-----END", "AAAA\n-----END");
+        let empty = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n";
+        let long = format!("{}{pem}", " ".repeat(CERTIFICATE_LIMIT));
+        for bad in ["", "text", &key, &cut, empty, &pem[..pem.len() / 2], &long] {
+            let error = check(&with("", &[&pem, bad])).unwrap_err();
+            assert!(matches!(error, ConfigError::Client { index: 1, .. }), "{bad:?}: {error}");
+            assert!(error.to_string().starts_with("trusted client certificate 1 is "), "{error}");
+        }
+        let many = vec![pem.as_str(); CLIENT_LIMIT + 1];
+        assert_eq!(check(&with("", &many)), Err(ConfigError::TooManyClients(CLIENT_LIMIT + 1)));
+    }
+}

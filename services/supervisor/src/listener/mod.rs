@@ -1,0 +1,131 @@
+//! Settings of the HTTPS listener, which the gateway serves: where to listen,
+//! whom to trust and which certificate to show.
+//!
+//! Until applications bring listeners of their own, it runs as soon as one
+//! client is trusted, or when it was asked to be persistent.
+
+mod certificate;
+mod config;
+mod seeded;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use api::v1::{
+    FallbackListenerConfig, FallbackListenerState, ListenerSettings, SystemFallbackListener, operator_line::Level,
+};
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::{
+    operator::OperatorLog,
+    state::{self, State},
+};
+use certificate::ServerCertificate;
+
+/// The listener's settings and those who follow them.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    state: Arc<State>,
+    dir: PathBuf,
+    settings: watch::Sender<ListenerSettings>,
+    certificate: watch::Sender<Option<ServerCertificate>>,
+}
+
+impl Listener {
+    pub(crate) fn new(state: Arc<State>, dir: &Path) -> Self {
+        Self {
+            state,
+            dir: dir.to_owned(),
+            settings: watch::Sender::new(ListenerSettings::default()),
+            certificate: watch::Sender::new(None),
+        }
+    }
+
+    /// Makes the settings available: takes the clients over from the seed, once
+    /// in the life of the installation, and makes the certificate, once too.
+    pub(crate) async fn prepare(&self, seed: Option<File>, hostname: String, operator: Arc<OperatorLog>) {
+        let this = self.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let mut problems = Vec::new();
+            this.take_over_seed(seed, &mut problems);
+            match ServerCertificate::load_or_create(&this.dir, &hostname) {
+                Ok(certificate) => {
+                    this.certificate.send_replace(Some(certificate));
+                }
+                Err(error) => problems.push(("The HTTPS listener has no certificate and stays off", error.to_string())),
+            }
+            problems
+        });
+        for (message, error) in prepared.await.unwrap_or_default() {
+            operator.say(Level::Error, message, &[("error", &error)]).await;
+        }
+        self.publish();
+    }
+
+    pub(crate) fn get(&self) -> SystemFallbackListener {
+        let config = self.state.get().fallback_listener.unwrap_or_default();
+        let active = self.settings.receiver_count() > 0 && !self.settings.borrow().listen_address.is_empty();
+        SystemFallbackListener { config: Some(config), state: Some(FallbackListenerState { active }) }
+    }
+
+    /// Checks, stores and publishes new settings.
+    pub(crate) async fn put(&self, config: FallbackListenerConfig) -> Result<(), Status> {
+        config::check(&config).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let state = self.state.clone();
+        tokio::task::spawn_blocking(move || state.change(|state| state.fallback_listener = Some(config)))
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| state::refusal(&error))?;
+        self.publish();
+        Ok(())
+    }
+
+    /// The settings now, and whenever they change.
+    pub(crate) fn watch(&self) -> watch::Receiver<ListenerSettings> {
+        self.settings.subscribe()
+    }
+
+    fn publish(&self) {
+        let config = self.state.get().fallback_listener.unwrap_or_default();
+        let settings = self.certificate.borrow().as_ref().map(|certificate| certificate.settings(&config));
+        let settings = settings.unwrap_or_default();
+        self.settings.send_if_modified(|current| {
+            let changed = *current != settings;
+            *current = settings;
+            changed
+        });
+    }
+
+    fn take_over_seed(&self, seed: Option<File>, problems: &mut Vec<(&'static str, String)>) {
+        // A machine without a seed partition may be given one later, so only a
+        // seed that was read counts as taken over.
+        let Some(seed) = seed.filter(|_| !self.state.get().seed_applied) else {
+            return;
+        };
+        match seeded::clients(seed) {
+            Ok(None) => {}
+            Ok(Some(seeded)) => {
+                problems
+                    .extend(seeded.refused.into_iter().map(|why| ("A client certificate of the seed is ignored", why)));
+                let saved = self.state.change(|state| {
+                    let config = state.fallback_listener.get_or_insert_default();
+                    for client in seeded.clients {
+                        if !config.trusted_client_certificates.contains(&client) {
+                            config.trusted_client_certificates.push(client);
+                        }
+                    }
+                    state.seed_applied = true;
+                });
+                if let Err(error) = saved {
+                    problems.push(("The clients of the seed cannot be saved", error.to_string()));
+                }
+            }
+            // Tried again at the next start: the seed can be repaired from outside.
+            Err(error) => problems.push(("The seed cannot be read", seeded::reason(&error))),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Power: answered first, acted on afterwards.
+//!
+//! logind authorises a caller by its user id or by polkit, not by capabilities,
+//! and neither a root user nor a polkit daemon (which carries an interpreter)
+//! is wanted here. So each action has a socket of its own that only this
+//! service may connect to, and a connection makes the service manager run
+//! `systemctl` with that one verb: unit `incus-osd-power@.service`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::v1::{operator_line::Level, power_request::Action};
+use tokio::net::UnixStream;
+
+use crate::{Machine, Pace, operator::OperatorLog};
+
+/// Pending power actions.
+#[derive(Debug)]
+pub(crate) struct Power {
+    machine: Arc<Machine>,
+    operator: Arc<OperatorLog>,
+    pace: Pace,
+    pending: Arc<Mutex<Option<Action>>>,
+}
+
+impl Power {
+    pub(crate) fn new(machine: Arc<Machine>, operator: Arc<OperatorLog>, pace: Pace) -> Self {
+        Self { machine, operator, pace, pending: Arc::default() }
+    }
+
+    /// Schedules the action. The same one again changes nothing, another one
+    /// takes the first one's place.
+    pub(crate) fn request(&self, action: Action) {
+        let scheduled = self.pending.lock().unwrap_or_else(PoisonError::into_inner).replace(action);
+        if scheduled.is_some() {
+            return;
+        }
+        let (machine, operator, pending) = (self.machine.clone(), self.operator.clone(), self.pending.clone());
+        let delay = self.pace.power_delay;
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let action = pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(action) = action {
+                act(&machine, &operator, action).await;
+            }
+        });
+    }
+}
+
+async fn act(machine: &Machine, operator: &OperatorLog, action: Action) {
+    let name = action.as_str_name().to_ascii_lowercase();
+    if matches!(action, Action::Poweroff | Action::Reboot) {
+        operator.say(Level::Info, "System is shutting down", &[("action", &name)]).await;
+    }
+    // The connection itself is the request; nothing is said on it.
+    let socket = machine.path("run/incus-os/power").join(&name);
+    if let Err(error) = UnixStream::connect(socket).await {
+        operator.say(Level::Error, &format!("Cannot {name} the system"), &[("error", &error.to_string())]).await;
+    }
+}
