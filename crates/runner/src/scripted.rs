@@ -26,6 +26,8 @@ pub enum Reply {
     Stdout(Vec<u8>),
     /// Complains with this text and returns this status.
     Failure(i32, String),
+    /// Prints this, complains with this text and returns this status.
+    StdoutThenFailure(Vec<u8>, i32, String),
     /// Does not end before the deadline.
     Hang,
 }
@@ -58,6 +60,7 @@ impl Runner for ScriptedRunner {
         let (exit, stdout, stderr) = match self.next(call) {
             Reply::Stdout(stdout) => (Exit::Code(0), stdout, Vec::new()),
             Reply::Failure(code, stderr) => (Exit::Code(code), Vec::new(), stderr.into_bytes()),
+            Reply::StdoutThenFailure(stdout, code, stderr) => (Exit::Code(code), stdout, stderr.into_bytes()),
             Reply::Hang => {
                 return Err(RunError::Deadline { command_line: call.command_line(), deadline: Duration::ZERO });
             }
@@ -70,6 +73,7 @@ impl Runner for ScriptedRunner {
         let (exit, stdout, stderr) = match self.next(call) {
             Reply::Stdout(stdout) => (Exit::Code(0), stdout, Vec::new()),
             Reply::Failure(code, stderr) => (Exit::Code(code), Vec::new(), stderr.into_bytes()),
+            Reply::StdoutThenFailure(stdout, code, stderr) => (Exit::Code(code), stdout, stderr.into_bytes()),
             Reply::Hang => {
                 let stdout = Box::new(Silence);
                 return Ok(Streaming { stdout, ended: Box::pin(std::future::pending()) });

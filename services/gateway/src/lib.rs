@@ -152,6 +152,11 @@ impl Gateway {
         let open = |slots: &Semaphore| CONNECTION_LIMIT.saturating_sub(slots.available_permits());
         [("unix", open(&self.unix_slots)), ("https", open(&self.https_slots))]
     }
+
+    /// Requests that read the journal right now.
+    fn open_journal_readers(&self) -> usize {
+        JOURNAL_READERS.saturating_sub(self.journal_readers.available_permits())
+    }
 }
 
 impl std::fmt::Debug for Gateway {

@@ -29,6 +29,7 @@ fn measure(gateway: &Gateway) -> Vec<Metric> {
         let object = listener.to_owned();
         metrics.push(Metric { object, ..metric("gateway_connections_open", open as f64) });
     }
+    metrics.push(metric("gateway_journal_readers_open", gateway.open_journal_readers() as f64));
     metrics
 }
 

@@ -89,8 +89,9 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_PATIENCE)
             .max_buf_size(HEAD_LIMIT.into())
-            // A client may close its sending side and still wait for the answer.
-            .half_close(true)
+            // A local client may close its sending side and still wait for the answer. Over TLS that
+            // is the end, and what was streamed to it can be given up.
+            .half_close(matches!(caller, Caller::Local { .. }))
             .serve_connection(stream, service)
     );
     tokio::select! {

@@ -56,9 +56,10 @@ async fn accept(gateway: &Arc<Gateway>, bound: Option<&Bound>, server: Option<&S
         return std::future::pending().await;
     };
     loop {
-        let slot = gateway.https_slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         match bound.listener.accept().await {
             Ok((stream, address)) => {
+                let slot = gateway.https_slots.clone().acquire_owned().await;
+                let slot = slot.expect("the semaphore is never closed");
                 let (gateway, tls, retired) = (gateway.clone(), server.tls.clone(), bound.retire.subscribe());
                 tokio::spawn(converse(gateway, stream, address, tls, retired, slot));
             }
