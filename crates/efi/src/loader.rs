@@ -101,6 +101,17 @@ mod tests {
     }
 
     #[test]
+    fn the_loader_s_change_of_case_and_loss_of_the_counter_do_not_matter() {
+        // As systemd-boot 257 put it for `TestOS_202511041601.efi` and `TestOS_202510010000+2-1.efi`.
+        let dir = tempfile::tempdir().unwrap();
+        let menu = ["testos_202511041601.efi", "TestOS_202510010000.efi", "auto-reboot-to-firmware-setup"];
+        put(dir.path(), Variable::LoaderEntrySelected, &utf16(&menu[..1]));
+        put(dir.path(), Variable::LoaderEntries, &utf16(&menu));
+        let releases = releases(&Variables::in_dir(dir.path())).unwrap();
+        assert_eq!(versions(&releases), ("202511041601", vec!["202510010000"]));
+    }
+
+    #[test]
     fn without_a_usable_entry_the_running_release_is_unknown() {
         let dir = tempfile::tempdir().unwrap();
         let variables = Variables::in_dir(dir.path());
