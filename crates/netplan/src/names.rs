@@ -75,6 +75,13 @@ impl KernelName {
         Self(format!("_p{}", hwaddr.compact()))
     }
 
+    /// The permanent address of a card that was renamed, from its name.
+    pub fn hwaddr_of_card(name: &str) -> Option<MacAddress> {
+        let digits = name.strip_prefix("_p").filter(|digits| digits.len() == 12 && digits.is_ascii())?;
+        let pairs: Vec<_> = (0..6).map(|pair| &digits[2 * pair..2 * pair + 2]).collect();
+        pairs.join(":").parse().ok()
+    }
+
     /// The bridge's end of the pair of virtual cards.
     pub fn bridge_end(hwaddr: MacAddress) -> Self {
         Self(format!("_i{}", hwaddr.compact()))
@@ -100,7 +107,12 @@ mod tests {
     fn derived_names_fit_the_kernel() {
         let name = DeviceName::new("abcdefghijklm").unwrap();
         assert_eq!(name.host_end().as_str().len(), 15);
-        assert_eq!(KernelName::card("02:00:00:00:0a:01".parse().unwrap()).as_str(), "_p020000000a01");
+        let hwaddr = "02:00:00:00:0a:01".parse().unwrap();
+        assert_eq!(KernelName::card(hwaddr).as_str(), "_p020000000a01");
+        assert_eq!(KernelName::hwaddr_of_card("_p020000000a01"), Some(hwaddr));
+        for other in ["_i020000000a01", "_p020000000a0", "_p020000000a0g", "_p", "enp5s0"] {
+            assert_eq!(KernelName::hwaddr_of_card(other), None);
+        }
     }
 
     #[test]

@@ -1,0 +1,296 @@
+//! Bringing a configuration up: plan, apply what differs, verify.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use api::v1::NetworkConfig;
+use netplan::{ConfigError, Desired, OnlineRule, Plan, generate_keys, prepare};
+use tokio::time::timeout;
+
+use crate::machine::{Daemons, Kernel, KernelError, Roots, Snapshot, Synced, link_state, sync, write_file};
+
+/// Patience during one bring-up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Until udev has named the cards.
+    pub cards: Duration,
+    /// Until the kernel shows what was planned.
+    pub topology: Duration,
+    /// Until the devices that must be online are.
+    pub online: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // Twenty times what real hardware needs: an emulated machine is that slow.
+        Self { cards: Duration::from_secs(20), topology: Duration::from_secs(40), online: Duration::from_secs(30) }
+    }
+}
+
+/// Why nothing could be brought up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum BringUpError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("the machine has no network card that can be used")]
+    NoCards,
+    /// The text is the one that clients know.
+    #[error("unable to determine maximum MTU for {0}")]
+    MissingCards(String),
+}
+
+/// The machine that is worked on.
+pub(crate) struct BringUp<'a> {
+    pub kernel: &'a dyn Kernel,
+    pub daemons: &'a dyn Daemons,
+    pub roots: &'a Roots,
+    pub limits: Limits,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The configuration with names of cards replaced by addresses and missing
+    /// keys made: what is to be stored.
+    pub config: NetworkConfig,
+    /// For the operator, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl BringUp<'_> {
+    /// Waits until the cards have their final names, and returns what is there.
+    /// A card that never gets one is used all the same.
+    pub(crate) async fn cards(&self) -> Result<Arc<Snapshot>, BringUpError> {
+        let uses_udev = self.roots.run.join("udev/control").exists();
+        let named = |snapshot: &Snapshot| {
+            let database = self.roots.run.join("udev/data");
+            !uses_udev || snapshot.nics().iter().all(|nic| database.join(format!("n{}", nic.index)).exists())
+        };
+        // udev renames (an event) before it writes its database (no event).
+        let wait = self.until(named, Duration::from_millis(100));
+        match timeout(self.limits.cards, wait).await {
+            Ok(snapshot) => Ok(snapshot?),
+            Err(_) => {
+                tracing::warn!("udev has not named every network card");
+                Ok(self.kernel.snapshot().await?)
+            }
+        }
+    }
+
+    /// Makes the machine's network the configured one. What is right already is
+    /// not touched.
+    pub(crate) async fn apply(
+        &self,
+        mut config: NetworkConfig,
+        stored: Option<&NetworkConfig>,
+    ) -> Result<Outcome, BringUpError> {
+        let nics = self.cards().await?.nics();
+        let desired = prepare(&mut config, &nics, stored)?;
+        let desired = self.with_keys(&mut config, desired)?;
+        let plan = netplan::plan(&desired, &nics);
+        if plan.links.is_empty() {
+            let missing: Vec<_> = plan.missing.iter().map(ToString::to_string).collect();
+            return Err(if missing.is_empty() {
+                BringUpError::NoCards
+            } else {
+                BringUpError::MissingCards(missing.join(", "))
+            });
+        }
+        let mut warnings: Vec<String> = plan.unsupported.iter().map(|found| found.text().to_owned()).collect();
+        warnings.extend(plan.missing.iter().map(|card| format!("unable to determine maximum MTU for {card}")));
+
+        self.set_names_and_time(&desired, &mut warnings).await;
+        let files = match sync(&self.roots.network_files(), &plan.files) {
+            Ok(synced) => synced,
+            Err(error) => {
+                warnings.push(with_causes(&error));
+                Synced::Changed
+            }
+        };
+        let cards = self.set_up_cards(&plan, &mut warnings).await?;
+        if files == Synced::Changed || cards == Synced::Changed || !self.differences(&plan).await?.is_empty() {
+            if let Err(error) = self.daemons.reload_networkd().await {
+                warnings.push(with_causes(&error));
+            }
+            self.verify(&plan, &mut warnings).await?;
+        }
+        self.wait_online(&plan, &mut warnings).await?;
+        Ok(Outcome { config, warnings })
+    }
+
+    fn with_keys(&self, config: &mut NetworkConfig, desired: Desired) -> Result<Desired, BringUpError> {
+        if desired.wireguard.iter().all(|tunnel| tunnel.private_key.is_some()) {
+            return Ok(desired);
+        }
+        let mut failed = None;
+        generate_keys(config, || {
+            let mut key = [0; 32];
+            if let Err(error) = rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty()) {
+                failed = Some(error);
+            }
+            key
+        });
+        match failed {
+            Some(error) => Err(KernelError::Socket(error.into()).into()),
+            None => Ok(Desired::new(config)?),
+        }
+    }
+
+    async fn set_names_and_time(&self, desired: &Desired, warnings: &mut Vec<String>) {
+        if let Some(zone) = &desired.time.timezone {
+            let set = if self.roots.zoneinfo.join(zone).is_file() {
+                self.daemons.set_timezone(zone).await.map_err(|error| with_causes(&error))
+            } else {
+                Err(format!("time zone '{zone}' does not exist"))
+            };
+            warnings.extend(set.err());
+        }
+        let hostname = match &desired.dns.hostname {
+            Some(name) => name.clone(),
+            None => self.identity().await,
+        };
+        if let Err(error) = self.daemons.set_hostname(&hostname).await {
+            warnings.push(with_causes(&error));
+        }
+        if let Err(error) = write_file(&self.roots.hosts(), &hosts(&hostname), 0o644) {
+            warnings.push(with_causes(&error));
+        }
+        let servers = desired.time.ntp_servers.join(" ");
+        let text = if servers.is_empty() { String::new() } else { format!("[Time]\nFallbackNTP={servers}\n") };
+        let synced = write_file(&self.roots.time_servers(), &text, 0o644);
+        let changed = matches!(synced, Ok(Synced::Changed));
+        warnings.extend(synced.err().map(|error| with_causes(&error)));
+        if let Err(error) = self.daemons.start_time_sync(changed).await {
+            warnings.push(with_causes(&error));
+        }
+    }
+
+    /// What a machine without a configured name is called.
+    async fn identity(&self) -> String {
+        match self.daemons.product_uuid().await {
+            Ok(uuid) if uuid.len() == 36 => return uuid,
+            Ok(_) => {}
+            Err(error) => tracing::info!("{error}"),
+        }
+        let machine_id = fs::read_to_string(self.roots.etc.join("machine-id")).unwrap_or_default();
+        let machine_id = machine_id.trim();
+        if machine_id.len() == 32 { machine_id.to_owned() } else { "localhost".to_owned() }
+    }
+
+    /// The names come after the files: a new name makes udev look at the files,
+    /// and apply what only it can, such as offloads and ring sizes.
+    async fn set_up_cards(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<Synced, BringUpError> {
+        let nics = self.kernel.snapshot().await?.nics();
+        let mut synced = Synced::Unchanged;
+        for card in plan.cards.iter().filter(|card| card.is_pending(&nics)) {
+            let Some(nic) = nics.iter().find(|nic| nic.index == card.index) else { continue };
+            tracing::info!("network card {} becomes {}", nic.name, card.name);
+            synced = Synced::Changed;
+            if let Err(error) = self.kernel.set_up_card(card, nic.hwaddr).await {
+                warnings.push(with_causes(&error));
+            }
+        }
+        Ok(synced)
+    }
+
+    async fn differences(&self, plan: &Plan) -> Result<Vec<String>, KernelError> {
+        let snapshot = self.kernel.snapshot().await?;
+        let vlans = self.kernel.bridge_vlans().await?;
+        Ok(netplan::unmet(&plan.links, &snapshot.observed(&vlans)))
+    }
+
+    async fn verify(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), BringUpError> {
+        let met = async {
+            let mut changes = self.kernel.changes();
+            loop {
+                changes.mark_unchanged();
+                if self.differences(plan).await?.is_empty() {
+                    return Ok(());
+                }
+                // VLANs of a port change without an event of the kinds we follow.
+                let _ = timeout(Duration::from_millis(500), changes.changed()).await;
+            }
+        };
+        match timeout(self.limits.topology, met).await {
+            Ok(met) => met,
+            Err(_) => {
+                warnings.extend(self.differences(plan).await?);
+                Ok(())
+            }
+        }
+    }
+
+    async fn wait_online(&self, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), BringUpError> {
+        if plan.online.is_empty() {
+            return Ok(());
+        }
+        let offline = |snapshot: &Snapshot| -> Vec<String> {
+            let is_offline =
+                |device: &&netplan::OnlineDevice| !self.is_online(snapshot, device.device.as_str(), device.rule);
+            plan.online.iter().filter(is_offline).map(|device| device.device.to_string()).collect()
+        };
+        // networkd writes its state a moment after the kernel's event.
+        let wait = self.until(|snapshot| offline(snapshot).is_empty(), Duration::from_millis(250));
+        match timeout(self.limits.online, wait).await {
+            Ok(online) => online.map(drop)?,
+            Err(_) => {
+                let devices = offline(&*self.kernel.snapshot().await?).join(", ");
+                warnings.push(format!("timed out waiting for network to come online: {devices}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_online(&self, snapshot: &Snapshot, device: &str, rule: OnlineRule) -> bool {
+        let Some(link) = snapshot.link(device) else { return false };
+        let addresses = snapshot.addresses_of(link.index);
+        let has_v4 = addresses.iter().any(std::net::IpAddr::is_ipv4);
+        let has_v6 = addresses.iter().any(std::net::IpAddr::is_ipv6);
+        let has_addresses = match rule {
+            OnlineRule::No => true,
+            OnlineRule::Any => has_v4 || has_v6,
+            OnlineRule::Ipv4 => has_v4,
+            OnlineRule::Ipv6 => has_v6,
+            OnlineRule::Both => has_v4 && has_v6,
+        };
+        has_addresses && link_state(self.roots, link.index).is_some_and(|state| state.is_online)
+    }
+
+    /// Resolves when the condition holds; looked at after each change of the
+    /// network, and every `pace` for what changes without an event.
+    async fn until(
+        &self,
+        holds: impl Fn(&Snapshot) -> bool + Send,
+        pace: Duration,
+    ) -> Result<Arc<Snapshot>, KernelError> {
+        let mut changes = self.kernel.changes();
+        loop {
+            changes.mark_unchanged();
+            let snapshot = self.kernel.snapshot().await?;
+            if holds(&snapshot) {
+                return Ok(snapshot);
+            }
+            let _ = timeout(pace, changes.changed()).await;
+        }
+    }
+}
+
+/// hosts(5): the names that must resolve without any server.
+fn hosts(hostname: &str) -> String {
+    format!(
+        "127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
+    )
+}
+
+/// An error with all its causes in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
