@@ -18,6 +18,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 /// How many lines of a log are worth showing after a failure.
 const TAIL: usize = 40;
+/// How much of one line; some tools print their whole command line.
+const WIDTH: usize = 400;
 
 /// The file that receives the output of one step.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Log {
                 if lines.len() == TAIL {
                     lines.pop_front();
                 }
-                lines.push_back(String::from_utf8_lossy(&line).into_owned());
+                lines.push_back(String::from_utf8_lossy(&line).chars().take(WIDTH).collect::<String>());
             }
         }
         Vec::from(lines).join("\n")

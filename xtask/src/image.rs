@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use testkit::image::Image;
 
 use crate::{
@@ -36,6 +36,8 @@ const SERVICES: [&str; 6] = [
     "incus-osd-security",
     "incus-osd-update",
 ];
+/// The harness's program in images of the test flavour; package and binary share the name.
+const AGENT: &str = "test-agent";
 /// How many images to keep.
 const KEPT: usize = 4;
 /// A kernel image larger than this is a mistake: the firmware reads all of it at each boot.
@@ -47,12 +49,31 @@ pub(crate) struct Options {
     /// Version of the image, twelve digits; the time of the build unless given
     #[arg(long, value_name = "YYYYMMDDhhmm", value_parser = parse_version)]
     pub(crate) version: Option<String>,
-    /// Files to add to the root of the image, for tests; such an image is never for release
-    #[arg(long, value_name = "DIR")]
-    pub(crate) extra: Vec<Utf8PathBuf>,
+    /// What the image is for
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) flavour: Flavour,
     /// Leave our services out: the plain system that figures are compared with
     #[arg(long)]
     pub(crate) bare: bool,
+}
+
+/// What an image is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flavour {
+    /// The system as it is released
+    #[default]
+    Product,
+    /// With an agent that runs whatever the test harness asks for
+    Test,
+}
+
+impl Flavour {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Product => "product",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// Name of the description beside the image.
@@ -66,15 +87,30 @@ pub(crate) fn build(
     options: &Options,
 ) -> Result<(Image, Utf8PathBuf)> {
     let pki = Pki::ensure(paths, steps)?;
-    let program = if options.bare { None } else { Some(build_program(paths, steps)?) };
+    let program = match options.bare {
+        true => None,
+        false => Some(build_program(paths, steps, "services", "multicall", PROGRAM)?),
+    };
+    let agent = match options.flavour {
+        Flavour::Product => None,
+        Flavour::Test => Some(build_program(paths, steps, "test agent", AGENT, AGENT)?),
+    };
     let images = paths.cache.join("images");
     fs::create_dir_all(&images).with_context(|| format!("cannot create {images}"))?;
     let lock = File::create(images.join("lock")).context("cannot create the lock file of the images")?;
     lock.lock().context("cannot wait for another build of an image")?;
 
     let lists = steps.quiet("package lists", |log| Lists::open(&paths.cache, archive, log))?;
-    let inputs =
-        Inputs { paths, archive, steps, pki: &pki, program: program.as_deref(), archive_key: lists.key()?, options };
+    let inputs = Inputs {
+        paths,
+        archive,
+        steps,
+        pki: &pki,
+        program: program.as_deref(),
+        agent: agent.as_deref(),
+        archive_key: lists.key()?,
+        options,
+    };
     let mut name = inputs.key()?;
     if let Some(version) = &options.version {
         name = format!("{name}-{version}");
@@ -90,15 +126,15 @@ pub(crate) fn build(
     Ok((info, description))
 }
 
-/// The services, built against the libraries of the image.
-fn build_program(paths: &Paths, steps: &Steps) -> Result<Utf8PathBuf> {
-    steps.step("services", Duration::from_mins(6), |log| {
+/// One of our programs, built against the libraries of the image.
+fn build_program(paths: &Paths, steps: &Steps, step: &str, package: &str, program: &str) -> Result<Utf8PathBuf> {
+    steps.step(step, Duration::from_mins(6), |log| {
         Cmd::new("cargo")
-            .args(["build", "--release", "--locked", "--package", "multicall", "--bin", PROGRAM])
+            .args(["build", "--release", "--locked", "--package", package, "--bin", program])
             .dir(&paths.checkout)
             .run_logged(log)
     })?;
-    Ok(paths.target().join("release").join(PROGRAM))
+    Ok(paths.target().join("release").join(program))
 }
 
 /// Everything that goes into an image.
@@ -108,6 +144,7 @@ struct Inputs<'a> {
     steps: &'a Steps,
     pki: &'a Pki,
     program: Option<&'a Utf8Path>,
+    agent: Option<&'a Utf8Path>,
     archive_key: String,
     options: &'a Options,
 }
@@ -119,6 +156,7 @@ impl Inputs<'_> {
             .add("keys", self.pki.fingerprint()?)
             // How the pieces are put together.
             .add("staging", include_str!("image.rs"))
+            .add("flavour", self.options.flavour.name())
             .add("bare", if self.options.bare { "yes" } else { "no" });
         if let Some(program) = self.program {
             key = key.add_path(program)?.add_path(&self.paths.checkout.join("systemd-units"))?;
@@ -126,8 +164,8 @@ impl Inputs<'_> {
         for entry in sorted_entries(&self.definition())?.iter().filter(|entry| **entry != self.pki.dir()) {
             key = key.add_path(entry)?;
         }
-        for extra in &self.options.extra {
-            key = key.add_path(extra)?;
+        if let Some(agent) = self.agent {
+            key = key.add_path(agent)?;
         }
         Ok(key.finish())
     }
@@ -161,8 +199,7 @@ impl Inputs<'_> {
             let extra = work.join("extra");
             self.stage(&extra, &version)?;
             modules.stage(&kernel, self.pki, &extra.join("usr"), log)?;
-            let mut call = self
-                .mkosi(&self.definition(), &sandbox, &work, &output)?
+            self.mkosi(&self.definition(), &sandbox, &work, &output)?
                 .args(["--image-version", &version])
                 .args(["--extra-tree", extra.as_str()])
                 .args(["--initrd", initrd.as_str()])
@@ -172,11 +209,9 @@ impl Inputs<'_> {
                 .args(["--sign-expected-pcr-key", self.pki.key("pcr").as_str()])
                 .args(["--sign-expected-pcr-certificate", self.pki.certificate("pcr").as_str()])
                 .args(["--verity-key", self.pki.key("verity").as_str()])
-                .args(["--verity-certificate", self.pki.certificate("verity").as_str()]);
-            for extra in &self.options.extra {
-                call = call.args(["--extra-tree", extra.as_str()]);
-            }
-            call.arg("build").run_logged(log)
+                .args(["--verity-certificate", self.pki.certificate("verity").as_str()])
+                .arg("build")
+                .run_logged(log)
         })?;
         self.finish(&output, dir, &version)?;
         fs::remove_dir_all(&work).with_context(|| format!("cannot remove {work}"))
@@ -228,6 +263,12 @@ impl Inputs<'_> {
         fs::create_dir_all(&lib).with_context(|| format!("cannot create {lib}"))?;
         if let Some(program) = self.program {
             self.stage_services(program, &root.join("usr"))?;
+        }
+        if let Some(agent) = self.agent {
+            copy_tree(&self.definition().join("flavours").join(self.options.flavour.name()), root)?;
+            let programs = lib.join(PROGRAM);
+            fs::create_dir_all(&programs).with_context(|| format!("cannot create {programs}"))?;
+            fs::copy(agent, programs.join(AGENT)).with_context(|| format!("cannot copy {agent}"))?;
         }
         self.pki.stage_enrolment(&root.join("efi"))?;
         fs::write(lib.join("os-release"), os_release(version)).context("cannot write os-release")

@@ -4,6 +4,7 @@
 //! and continue inside it; see [`tree`].
 
 mod archive;
+mod check;
 mod cmd;
 mod host;
 mod image;
@@ -11,6 +12,7 @@ mod paths;
 mod pki;
 mod progress;
 mod run;
+mod test;
 mod tree;
 mod vm;
 mod zfs;
@@ -52,6 +54,10 @@ enum Command {
     /// Work with virtual machines
     #[command(subcommand)]
     Vm(vm::Command),
+    /// Check format, lints, documentation and units
+    Check,
+    /// Run all tests, in a machine that boots the image too
+    Test(test::Options),
     /// Run a program inside the tools tree
     ///
     /// The tree is a Debian root with everything that builds, boots and tests the image. The
@@ -101,6 +107,14 @@ fn run(cli: Cli) -> Result<()> {
             let archive = tree::enter(&paths, mirror)?;
             let steps = Steps::new(&paths.cache);
             vm::run(command, &steps, || described_or_built(&paths, &archive, &steps))
+        }
+        Command::Check => {
+            tree::enter(&paths, mirror)?;
+            check::run(&paths, &Steps::new(&paths.cache))
+        }
+        Command::Test(options) => {
+            let archive = tree::enter(&paths, mirror)?;
+            test::run(&paths, &archive, &Steps::new(&paths.cache), &options)
         }
         Command::Tools { call } => {
             tree::enter(&paths, mirror)?;
