@@ -208,7 +208,7 @@ async fn a_key_that_does_not_fit_is_told() {
 #[tokio::test]
 async fn without_the_kernel_module_drives_are_still_shown() {
     let machine = Machine::new();
-    machine.remove("dev/zfs");
+    machine.remove("sys/module/zfs/initstate");
     let mut service = machine.serve(ScriptedRunner::new());
     assert!(service.start().await[0].contains("kernel module is not loaded"));
     let state = service.state().await;

@@ -73,9 +73,10 @@ impl Machine {
         crate::engine::block::system_device(&mountinfo).map(str::to_owned)
     }
 
-    /// Whether the ZFS kernel module is there and can be talked to.
+    /// Whether the ZFS kernel module can be talked to. Its device node proves
+    /// nothing: that is there from the start, to load the module when it is opened.
     pub(crate) fn has_zfs(&self) -> bool {
-        self.roots.dev.join("zfs").exists()
+        fs::read_to_string(self.roots.sys.join("module/zfs/initstate")).is_ok_and(|state| state.trim() == "live")
     }
 
     /// Tells when udev has changed what it knows.

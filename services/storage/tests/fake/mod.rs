@@ -80,7 +80,7 @@ impl Machine {
         for folder in ["sys/class/block", "sys/devices", "proc/self", "dev", "udev", "keys", "svc"] {
             fs::create_dir_all(machine.path(folder)).unwrap();
         }
-        machine.write("dev/zfs", "");
+        machine.write("sys/module/zfs/initstate", "live\n");
         let root = "pci0000:00/0000:00:05.0/virtio2/block/vda";
         machine.add(&Device {
             name: "vda",
