@@ -113,7 +113,11 @@ async fn handle(
     let body = match route.body {
         BodyMode::Required | BodyMode::Optional => {
             *body_read = true;
-            body::read_json(body, route.body).await?
+            let read = body::read_json(body, route.body).await;
+            if let (Err(failure), true) = (&read, route.mutates()) {
+                audit::record(route, caller, &Err(failure.clone()));
+            }
+            read?
         }
         BodyMode::Ignored | BodyMode::Raw => Value::Null,
     };

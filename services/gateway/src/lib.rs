@@ -47,7 +47,7 @@ use tonic::transport::Channel;
 
 pub use machine::Machine;
 
-use listener::settings::Https;
+use listener::{settings::Https, share::Sources};
 
 /// `FileDescriptorName=` of the Unix socket.
 const REST_SOCKET: &str = "rest";
@@ -102,6 +102,7 @@ pub async fn serve(setup: Setup, ready: impl FnOnce(), stop: impl Future<Output 
         https,
         unix_slots: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
         https_slots: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
+        https_sources: Sources::default(),
         journal_readers: Arc::new(Semaphore::new(JOURNAL_READERS)),
         stopped,
     });
@@ -133,6 +134,7 @@ struct Gateway {
     https: watch::Receiver<Https>,
     unix_slots: Arc<Semaphore>,
     https_slots: Arc<Semaphore>,
+    https_sources: Sources,
     journal_readers: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }

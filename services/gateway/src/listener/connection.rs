@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    io,
     pin::pin,
     sync::{
         Arc,
@@ -191,11 +190,6 @@ impl Drop for Busy {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
         self.0.changed.notify_one();
     }
-}
-
-/// An accepted connection gets `patience` to say what it wants.
-pub(super) async fn in_time<T>(step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(HEAD_PATIENCE, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]

@@ -10,20 +10,26 @@ use std::{
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
+    time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{
     accept_failed,
-    connection::{self, Protocol, in_time},
+    connection::{self, Protocol},
     settings::{ListenAddress, Server},
+    share::Share,
     tls::H2,
 };
 use crate::{Gateway, caller::Caller, trust::ClientCertificate};
 
 /// How long to wait before trying again to listen.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long a handshake may take. A slow machine that is greeted by two hundred
+/// clients at once needs its time for the last of them.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves what the settings say until the gateway stops.
 pub(crate) async fn serve(gateway: Arc<Gateway>) {
@@ -58,10 +64,17 @@ async fn accept(gateway: &Arc<Gateway>, bound: Option<&Bound>, server: Option<&S
     loop {
         match bound.listener.accept().await {
             Ok((stream, address)) => {
+                let Some(share) = Share::of(&gateway.https_sources, address.ip()) else {
+                    tracing::debug!("{address} has too many connections already");
+                    continue;
+                };
                 let slot = gateway.https_slots.clone().acquire_owned().await;
                 let slot = slot.expect("the semaphore is never closed");
                 let (gateway, tls, retired) = (gateway.clone(), server.tls.clone(), bound.retire.subscribe());
-                tokio::spawn(converse(gateway, stream, address, tls, retired, slot));
+                tokio::spawn(async move {
+                    let _held = (slot, share);
+                    converse(gateway, stream, address, tls, retired).await;
+                });
             }
             Err(error) => accept_failed("HTTPS", &error).await,
         }
@@ -109,16 +122,13 @@ async fn converse(
     address: SocketAddr,
     tls: Arc<ServerConfig>,
     mut retired: watch::Receiver<()>,
-    _slot: OwnedSemaphorePermit,
 ) {
     // Answers are small and written whole: waiting for more only delays them.
     let _ = stream.set_nodelay(true);
-    let stream = match in_time(TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!("handshake with {address} failed: {error}");
-            return;
-        }
+    let stream = match timeout(HANDSHAKE_PATIENCE, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!("handshake with {address} failed: {error}"),
+        Err(_) => return tracing::debug!("handshake with {address} took too long"),
     };
     let (_, session) = stream.get_ref();
     let protocol = if session.alpn_protocol() == Some(H2) { Protocol::Http2 } else { Protocol::Http1 };

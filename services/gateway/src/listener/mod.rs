@@ -3,6 +3,7 @@
 pub(crate) mod connection;
 pub(crate) mod https;
 pub(crate) mod settings;
+pub(crate) mod share;
 pub(crate) mod tls;
 pub(crate) mod unix;
 
