@@ -35,12 +35,28 @@ pub struct Host {
     pub addresses: Vec<AddressSource>,
     /// Static routes.
     pub routes: Vec<Route>,
-    /// In bytes, as wanted.
-    pub mtu: u32,
+    /// In bytes, as wanted; `None` takes the usual one, or the one that DHCP
+    /// offers.
+    pub mtu: Option<u32>,
     /// When the device counts as online.
     pub online: OnlineRule,
     /// Rules for arriving traffic are configured.
     pub has_firewall_rules: bool,
+}
+
+impl Host {
+    /// MTU of a device that names none.
+    pub(crate) const USUAL_MTU: u32 = 1500;
+
+    /// The MTU that the device starts with.
+    pub fn mtu(&self) -> u32 {
+        self.mtu.unwrap_or(Self::USUAL_MTU)
+    }
+
+    /// Whether DHCP may set the MTU, because nobody else wants one.
+    pub(crate) fn takes_offered_mtu(&self) -> bool {
+        self.mtu.is_none() && self.addresses.contains(&AddressSource::Dhcp4)
+    }
 }
 
 /// Which address families make a device online.

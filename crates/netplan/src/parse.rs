@@ -23,8 +23,6 @@ const ROLES: [&str; 4] = ["management", "cluster", "instances", "storage"];
 const WAKE_MODES: [&str; 7] = ["phy", "unicast", "multicast", "broadcast", "arp", "magic", "secureon"];
 const HASH_POLICIES: [&str; 5] = ["layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4"];
 
-/// MTU of a device that names none.
-const DEFAULT_MTU: u32 = 1500;
 const LARGEST_MTU: i64 = 9000;
 /// IPv6 does not work below it, RFC 8200.
 const SMALLEST_MTU: i64 = 1280;
@@ -239,10 +237,10 @@ fn parse_peer(from: &NetworkWireguardPeer) -> Result<Peer, String> {
     Ok(Peer { public_key, allowed_ips, endpoint, preshared_key, persistent_keepalive })
 }
 
-fn parse_mtu(mtu: i64) -> Result<u32, FieldError> {
+fn parse_mtu(mtu: i64) -> Result<Option<u32>, FieldError> {
     match mtu {
-        0 => Ok(DEFAULT_MTU),
-        1..=LARGEST_MTU => u32::try_from(mtu).map_err(|_| FieldError::Mtu(mtu)),
+        0 => Ok(None),
+        1..=LARGEST_MTU => u32::try_from(mtu).map(Some).map_err(|_| FieldError::Mtu(mtu)),
         _ => Err(FieldError::Mtu(mtu)),
     }
 }
@@ -283,7 +281,7 @@ fn check_firewall(rules: &[NetworkFirewallRule]) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn parse_addresses(addresses: &[String], mtu: u32) -> Result<Vec<AddressSource>, FieldError> {
+fn parse_addresses(addresses: &[String], mtu: Option<u32>) -> Result<Vec<AddressSource>, FieldError> {
     let parse = |(index, text): (usize, &String)| match text.as_str() {
         "dhcp4" => Ok(AddressSource::Dhcp4),
         "dhcp6" => Ok(AddressSource::Dhcp6),
@@ -298,8 +296,10 @@ fn parse_addresses(addresses: &[String], mtu: u32) -> Result<Vec<AddressSource>,
         AddressSource::Static(network) => network.address.is_ipv6(),
         AddressSource::Dhcp4 => false,
     });
-    let mtu = i64::from(mtu);
-    if uses_ipv6 && mtu < SMALLEST_MTU { Err(FieldError::Mtu(mtu)) } else { Ok(parsed) }
+    match mtu.map(i64::from) {
+        Some(mtu) if uses_ipv6 && mtu < SMALLEST_MTU => Err(FieldError::Mtu(mtu)),
+        _ => Ok(parsed),
+    }
 }
 
 fn parse_online(rule: &str) -> Result<OnlineRule, FieldError> {

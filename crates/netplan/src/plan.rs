@@ -152,16 +152,16 @@ pub fn plan(desired: &Desired, nics: &[Nic]) -> Plan {
         let device = vlan.name.device();
         planner.add(format!("12-{device}.netdev"), render::vlan_netdev(vlan));
         let metric = planner.next_metric(&vlan.host);
-        let network = render::host_network(&device, &vlan.host, vlan.host.mtu, &[], desired, metric);
+        let network = render::host_network(&device, &vlan.host, Some(vlan.host.mtu()), &[], desired, metric);
         planner.add(format!("22-{device}.network"), network);
-        planner.plan.links.push(ExpectedLink::new(&device, "vlan").mtu(vlan.host.mtu));
+        planner.plan.links.push(ExpectedLink::new(&device, "vlan").mtu(Some(vlan.host.mtu())));
         planner.wait_for(&device, &vlan.host);
     }
     for tunnel in &desired.wireguard {
         let device = tunnel.name.device();
         planner.add(format!("13-{device}.netdev"), render::wireguard_netdev(tunnel));
         planner.add(format!("23-{device}.network"), render::wireguard_network(tunnel));
-        planner.plan.links.push(ExpectedLink::new(&device, "wireguard").mtu(tunnel.host.mtu));
+        planner.plan.links.push(ExpectedLink::new(&device, "wireguard").mtu(Some(tunnel.host.mtu())));
     }
     planner.plan
 }
@@ -181,7 +181,7 @@ impl<'a> Planner<'a> {
         let (bridge, host, card) = (name.device(), name.host_end(), interface.card.device());
         let inner = KernelName::bridge_end(hwaddr);
         let tags = self.tags(name, &interface.vlan_tags);
-        let mtu = interface.host.mtu.min(largest);
+        let mtu = host_mtu(&interface.host, largest);
 
         self.card(&interface.card, nic, largest, true);
         self.add(format!("00-{card}.link"), render::link(&interface.card, largest, render::Address::Random));
@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
         self.add(format!("20-{bridge}.network"), render::bridge_network(&bridge, largest));
 
         self.expect_bridge(&bridge, &host, &inner, hwaddr, mtu, &tags);
-        self.plan.links.push(ExpectedLink::new(&card, "").controller(&bridge).mtu(largest).vlans(&tags));
+        self.plan.links.push(ExpectedLink::new(&card, "").controller(&bridge).mtu(Some(largest)).vlans(&tags));
         true
     }
 
@@ -204,7 +204,7 @@ impl<'a> Planner<'a> {
         let (bridge, host, device) = (name.device(), name.host_end(), name.bond());
         let inner = KernelName::bridge_end(hwaddr);
         let tags = self.tags(name, &bond.vlan_tags);
-        let mtu = bond.host.mtu.min(largest);
+        let mtu = host_mtu(&bond.host, largest);
 
         for (index, (card, nic)) in members.into_iter().enumerate() {
             let kernel = card.device();
@@ -257,7 +257,7 @@ impl<'a> Planner<'a> {
         names.chain(others).map(DeviceName::as_str)
     }
 
-    fn host(&mut self, device: &KernelName, name: &DeviceName, host: &Host, mtu: u32, order: u8) {
+    fn host(&mut self, device: &KernelName, name: &DeviceName, host: &Host, mtu: Option<u32>, order: u8) {
         let vlans: Vec<_> =
             self.desired.vlans.iter().filter(|vlan| vlan.parent == *name).map(|vlan| vlan.name.device()).collect();
         let metric = self.next_metric(host);
@@ -272,7 +272,7 @@ impl<'a> Planner<'a> {
         host: &KernelName,
         inner: &KernelName,
         hwaddr: MacAddress,
-        mtu: u32,
+        mtu: Option<u32>,
         tags: &BTreeSet<u16>,
     ) {
         self.plan.links.extend([
@@ -308,6 +308,12 @@ impl<'a> Planner<'a> {
     fn add(&mut self, name: String, file: File) {
         self.plan.files.insert(name, file);
     }
+}
+
+/// MTU of the machine's own end, which cannot be larger than what the cards do;
+/// `None` leaves it to DHCP.
+fn host_mtu(host: &Host, largest: u32) -> Option<u32> {
+    (!host.takes_offered_mtu()).then(|| host.mtu().min(largest))
 }
 
 fn unsupported(desired: &Desired) -> Vec<Unsupported> {

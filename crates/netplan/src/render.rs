@@ -170,7 +170,7 @@ pub(crate) fn wireguard_netdev(tunnel: &Wireguard) -> File {
 pub(crate) fn host_network(
     device: &KernelName,
     host: &Host,
-    mtu: u32,
+    mtu: Option<u32>,
     vlans: &[KernelName],
     desired: &Desired,
     metric: u32,
@@ -183,8 +183,11 @@ pub(crate) fn host_network(
         OnlineRule::No => file.set("RequiredForOnline", "no"),
         rule => file.set("RequiredForOnline", "yes").set("RequiredFamilyForOnline", family(rule)),
     };
-    file.set("MTUBytes", mtu);
-    file.section("DHCP").set("ClientIdentifier", "mac").set("RouteMetric", metric).set("UseMTU", true);
+    if let Some(mtu) = mtu {
+        file.set("MTUBytes", mtu);
+    }
+    // networkd warns about an offered MTU next to a wanted one, and ignores it.
+    file.section("DHCP").set("ClientIdentifier", "mac").set("RouteMetric", metric).set("UseMTU", mtu.is_none());
     file.section("DHCPv6").set("WithoutRA", "solicit");
     file.section("Network");
     for vlan in vlans {
@@ -206,7 +209,7 @@ pub(crate) fn host_network(
 
 pub(crate) fn wireguard_network(tunnel: &Wireguard) -> File {
     let mut file = network(&tunnel.name.device());
-    file.section("Link").set("MTUBytes", tunnel.host.mtu);
+    file.section("Link").set("MTUBytes", tunnel.host.mtu());
     file.section("Network");
     addresses(&mut file, &tunnel.host);
     routes(&mut file, &tunnel.host.routes);

@@ -28,8 +28,8 @@ impl ExpectedLink {
         Self { address: Some(address), ..self }
     }
 
-    pub(crate) fn mtu(self, mtu: u32) -> Self {
-        Self { mtu: Some(mtu), ..self }
+    pub(crate) fn mtu(self, mtu: Option<u32>) -> Self {
+        Self { mtu, ..self }
     }
 
     pub(crate) fn vlans(self, vlans: &BTreeSet<u16>) -> Self {
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn link_as_expected_is_met() {
-        let expected = ExpectedLink::new(&card(), "").mtu(9000).vlans(&BTreeSet::from([20]));
+        let expected = ExpectedLink::new(&card(), "").mtu(Some(9000)).vlans(&BTreeSet::from([20]));
         assert_eq!(unmet(&[expected], &[observed()]), [""; 0]);
     }
 
@@ -110,7 +110,7 @@ mod tests {
     fn each_difference_is_named() {
         let link = || ExpectedLink::new(&card(), "");
         assert_eq!(unmet(&[link()], &[]), ["_p020000000a01 does not exist"]);
-        assert_eq!(unmet(&[link().mtu(1500)], &[observed()]), ["_p020000000a01 has MTU 9000 instead of 1500"]);
+        assert_eq!(unmet(&[link().mtu(Some(1500))], &[observed()]), ["_p020000000a01 has MTU 9000 instead of 1500"]);
         assert_eq!(
             unmet(&[link().controller(&card())], &[observed()]),
             ["_p020000000a01 is not part of _p020000000a01"]

@@ -101,7 +101,16 @@ impl BringUp<'_> {
         let mut warnings: Vec<String> = plan.unsupported.iter().map(|found| found.text().to_owned()).collect();
         warnings.extend(plan.missing.iter().map(|card| format!("unable to determine maximum MTU for {card}")));
 
-        self.set_names_and_time(&desired, &mut warnings).await;
+        // The daemons for names and time take a while to start, and neither needs the other.
+        let (names, topology) = tokio::join!(self.set_names_and_time(&desired), self.build(&plan));
+        warnings.extend(names);
+        warnings.extend(topology?);
+        self.wait_online(&plan, &mut warnings).await?;
+        Ok(Outcome { config, warnings })
+    }
+
+    async fn build(&self, plan: &Plan) -> Result<Vec<String>, BringUpError> {
+        let mut warnings = Vec::new();
         let files = match sync(&self.roots.network_files(), &plan.files) {
             Ok(synced) => synced,
             Err(error) => {
@@ -109,15 +118,14 @@ impl BringUp<'_> {
                 Synced::Changed
             }
         };
-        let cards = self.set_up_cards(&plan, &mut warnings).await?;
-        if files == Synced::Changed || cards == Synced::Changed || !self.differences(&plan).await?.is_empty() {
+        let cards = self.set_up_cards(plan, &mut warnings).await?;
+        if files == Synced::Changed || cards == Synced::Changed || !self.differences(plan).await?.is_empty() {
             if let Err(error) = self.daemons.reload_networkd().await {
                 warnings.push(with_causes(&error));
             }
-            self.verify(&plan, &mut warnings).await?;
+            self.verify(plan, &mut warnings).await?;
         }
-        self.wait_online(&plan, &mut warnings).await?;
-        Ok(Outcome { config, warnings })
+        Ok(warnings)
     }
 
     fn with_keys(&self, config: &mut NetworkConfig, desired: Desired) -> Result<Desired, BringUpError> {
@@ -138,7 +146,8 @@ impl BringUp<'_> {
         }
     }
 
-    async fn set_names_and_time(&self, desired: &Desired, warnings: &mut Vec<String>) {
+    async fn set_names_and_time(&self, desired: &Desired) -> Vec<String> {
+        let mut warnings = Vec::new();
         if let Some(zone) = &desired.time.timezone {
             let set = if self.roots.zoneinfo.join(zone).is_file() {
                 self.daemons.set_timezone(zone).await.map_err(|error| with_causes(&error))
@@ -165,6 +174,7 @@ impl BringUp<'_> {
         if let Err(error) = self.daemons.start_time_sync(changed).await {
             warnings.push(with_causes(&error));
         }
+        warnings
     }
 
     /// What a machine without a configured name is called.
