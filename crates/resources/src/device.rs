@@ -39,7 +39,9 @@ impl<'t> Devices<'t> {
 
     /// Folder of the device behind a link, such as `sys/class/net/eth0/device`.
     pub(crate) fn folder(&self, link: impl AsRef<Path>) -> Option<PathBuf> {
-        fs::canonicalize(self.tree.path(link)).ok()
+        let link = self.tree.path(link);
+        // Most terminals have no device, and resolving the path to none is not cheap.
+        link.exists().then(|| fs::canonicalize(link).ok()).flatten()
     }
 
     /// The device in `folder`, and the PCI or USB device that carries it.

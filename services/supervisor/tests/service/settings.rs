@@ -201,3 +201,16 @@ async fn read_only_sections_are_answered() {
         r#"{"config":{"syslog":{"address":"","protocol":"","log_format":""},"journal_upload":{"url":"","tls_client_certificate":"","tls_client_key":"","tls_ca_certificate":""}},"state":{}}"#
     );
 }
+
+#[tokio::test]
+async fn inventory_is_taken_once_for_all_who_ask() {
+    let bench = Bench::new();
+    write(&bench.root().join("proc/loadavg"), "1.00 0.00 0.00 1/10 1\n");
+    let _supervisor = bench.supervisor(bench.machine());
+    let ask = || async { bench.peers().supervisor().get_resources(Empty {}).await.unwrap().into_inner() };
+    let first = ask().await;
+    assert_eq!(first.load.unwrap().processes, 10);
+    write(&bench.root().join("proc/loadavg"), "1.00 0.00 0.00 1/20 1\n");
+    let (second, third) = tokio::join!(ask(), ask());
+    assert_eq!((&second, &third), (&first, &first));
+}
