@@ -1,6 +1,6 @@
 //! Every REST listener: parsing, authentication, envelope, REST to gRPC.
 //!
-//! Two listeners lead to one table of endpoints ([`route`]): the Unix socket
+//! Two listeners lead to one table of endpoints (`route.rs`): the Unix socket
 //! that the service manager hands over, and HTTPS with client certificates, set
 //! up as the supervisor says. A request goes to the service that owns the
 //! document; what that service answers is put into the envelope.
