@@ -20,7 +20,7 @@ use crate::{
         bring_up::{BringUp, BringUpError, Limits, with_causes},
         state::{Observed, state},
     },
-    machine::{DaemonError, Daemons, Kernel, KernelError, Roots, counters, link_state, neighbours},
+    machine::{CounterTable, DaemonError, Daemons, Kernel, KernelError, Roots, link_state, neighbours},
 };
 
 /// How long neighbours are believed. They announce themselves every half minute.
@@ -105,9 +105,10 @@ impl Network {
         let mut config = self.config().unwrap_or_default();
         let snapshot = self.kernel.snapshot().await?;
         let neighbours = self.neighbours(&config).await;
+        let table = CounterTable::read(&self.roots);
         let observed = Observed {
             snapshot: &snapshot,
-            counters: &counters(&self.roots),
+            counters: &|link| table.of(link),
             operational: &|index| link_state(&self.roots, index).unwrap_or_default().operational,
             neighbours: &neighbours,
         };

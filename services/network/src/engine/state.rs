@@ -15,8 +15,8 @@ use crate::machine::{Counters, Link, Snapshot};
 /// Everything that was observed.
 pub(crate) struct Observed<'a> {
     pub snapshot: &'a Snapshot,
-    /// By name of the link.
-    pub counters: &'a BTreeMap<String, Counters>,
+    /// Traffic of the link with this name.
+    pub counters: &'a dyn Fn(&str) -> Counters,
     /// networkd's word for the state of the link with this index.
     pub operational: &'a dyn Fn(u32) -> String,
     /// By name of the card.
@@ -175,7 +175,7 @@ impl Observed<'_> {
     }
 
     fn link(&self, link: &Link) -> NetworkInterfaceState {
-        let counters = self.counters.get(&link.name).copied().unwrap_or_default();
+        let counters = (self.counters)(&link.name);
         let routes = self.snapshot.routes.iter().filter(|route| route.link == link.index).map(|route| {
             let to = route.to.map_or_else(|| "default".to_owned(), |(address, prefix)| format!("{address}/{prefix}"));
             NetworkRouteState { to, via: route.via.to_string() }
@@ -258,8 +258,10 @@ mod tests {
                 },
             ],
         };
-        let counters =
-            BTreeMap::from([("_vlan0".to_owned(), Counters { rx_bytes: 1, tx_bytes: 2, ..Default::default() })]);
+        let counters = |link: &str| match link {
+            "_vlan0" => Counters { rx_bytes: 1, tx_bytes: 2, ..Default::default() },
+            _ => Counters::default(),
+        };
         let neighbour = NetworkLldpState {
             chassis_id: "c".into(),
             name: "switch1".into(),

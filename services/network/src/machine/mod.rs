@@ -18,7 +18,8 @@ pub(crate) use kernel::{Address, RouteEntry};
 pub(crate) use kernel::{Kernel, KernelError, Link, Snapshot};
 pub(crate) use lldp::neighbours;
 pub(crate) use netlink::Netlink;
-pub(crate) use networkd::{Counters, counters, link_state};
+
+pub(crate) use networkd::{CounterTable, Counters, link_state};
 
 /// Folders of the machine; tests have their own.
 #[derive(Debug, Clone)]

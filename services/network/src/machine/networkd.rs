@@ -1,7 +1,7 @@
 //! What networkd says of a link (`/run/systemd/netif/links`), and the kernel's
 //! counters (`/proc/net/dev`): plain files, read at each request.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{fs, io::Read as _};
 
 use super::Roots;
 
@@ -37,30 +37,34 @@ pub(crate) struct Counters {
     pub tx_errors: u64,
 }
 
-/// Traffic of all links by name: one read costs less than a dump.
-pub(crate) fn counters(roots: &Roots) -> BTreeMap<String, Counters> {
-    read_counters(&roots.proc.join("thread-self/net/dev"))
+/// Traffic of all links: one read costs less than a dump.
+#[derive(Debug, Default)]
+pub(crate) struct CounterTable(String);
+
+impl CounterTable {
+    /// Reads the kernel's table; an unreadable one counts nothing.
+    pub(crate) fn read(roots: &Roots) -> Self {
+        // Each read of this file makes the kernel start over, so it should be one.
+        let mut text = String::with_capacity(4 << 10);
+        let path = roots.proc.join("thread-self/net/dev");
+        let _ = fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+        Self(text)
+    }
+
+    /// The traffic of one link; zeros when it is not there.
+    pub(crate) fn of(&self, name: &str) -> Counters {
+        // Two lines of heading.
+        self.0.lines().skip(2).find_map(|line| parse_counters(line, name)).unwrap_or_default()
+    }
 }
 
-fn read_counters(path: &Path) -> BTreeMap<String, Counters> {
-    fs::read_to_string(path).map(|text| parse_counters(&text)).unwrap_or_default()
-}
-
-/// Two lines of heading, then `name: rx bytes packets errs drop fifo frame
-/// compressed multicast, tx bytes packets errs …`.
-fn parse_counters(text: &str) -> BTreeMap<String, Counters> {
-    let parse = |line: &str| {
-        let (name, numbers) = line.rsplit_once(':')?;
-        let numbers: Vec<u64> = numbers.split_whitespace().map(|n| n.parse().ok()).collect::<Option<_>>()?;
-        let counters = Counters {
-            rx_bytes: *numbers.first()?,
-            rx_errors: *numbers.get(2)?,
-            tx_bytes: *numbers.get(8)?,
-            tx_errors: *numbers.get(10)?,
-        };
-        Some((name.trim().to_owned(), counters))
-    };
-    text.lines().skip(2).filter_map(parse).collect()
+/// `name: bytes packets errs drop fifo frame compressed multicast` of what was
+/// received, then `bytes packets errs …` of what was sent.
+fn parse_counters(line: &str, name: &str) -> Option<Counters> {
+    let numbers = line.trim_start().strip_prefix(name)?.strip_prefix(':')?;
+    let mut numbers = numbers.split_ascii_whitespace().map(str::parse);
+    let mut next = |skip| numbers.nth(skip)?.ok();
+    Some(Counters { rx_bytes: next(0)?, rx_errors: next(1)?, tx_bytes: next(5)?, tx_errors: next(1)? })
 }
 
 #[cfg(test)]
@@ -78,8 +82,11 @@ mod tests {
     #[test]
     fn counters_of_the_kernel() {
         let text = "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    lo:     100       2    0    0    0     0          0         0      200       2    0    0    0     0       0          0\n_venp5s0: 18446744073709551615 2 3 0 0 0 0 0 5 6 7 0 0 0 0 0\nshort: 1 2\nbad: x 2 3 0 0 0 0 0 5 6 7 0 0 0 0 0\n";
-        let parsed = parse_counters(text);
-        assert_eq!(parsed.len(), 2);
-        assert_eq!(parsed["_venp5s0"], Counters { rx_bytes: u64::MAX, rx_errors: 3, tx_bytes: 5, tx_errors: 7 });
+        let table = CounterTable(text.to_owned());
+        let expected = Counters { rx_bytes: u64::MAX, rx_errors: 3, tx_bytes: 5, tx_errors: 7 };
+        assert_eq!(table.of("_venp5s0"), expected);
+        for other in ["short", "bad", "enp5s0", "face", ""] {
+            assert_eq!(table.of(other), Counters::default(), "{other}");
+        }
     }
 }
