@@ -1,10 +1,10 @@
 //! Power: answered first, acted on afterwards.
 //!
-//! logind authorises a caller by its user id or by polkit, not by capabilities,
-//! and neither a root user nor a polkit daemon (which carries an interpreter)
-//! is wanted here. So each action has a socket of its own that only this
-//! service may connect to, and a connection makes the service manager run
-//! `systemctl` with that one verb: unit `incus-osd-power@.service`.
+//! logind authorises a caller by its user id or by polkit, not by capabilities.
+//! Neither a root user is wanted here, nor a reboot that depends on polkit being
+//! well. So each action has a socket of its own that only this service may
+//! connect to, and a connection makes the service manager run `systemctl` with
+//! that one verb: unit `incus-osd-power@.service`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,6 +1,6 @@
 //! gRPC: who may ask what, and the shape of the answers.
 
-use std::{pin::Pin, sync::Arc};
+use std::{future, pin::Pin, sync::Arc};
 
 use api::v1::{
     Empty, Environment as EnvironmentReply, ListenerSettings, OperatorLine, PowerRequest, Resources,
@@ -93,7 +93,9 @@ impl Supervisor for Rpc {
     async fn watch_listener(&self, request: Request<Empty>) -> Result<Response<Self::WatchListenerStream>, Status> {
         // The answer holds the server's private key.
         only(&[Identity::Gateway], &request)?;
-        let settings = WatchStream::new(self.listener.watch()).map(Ok).take_until(self.stopped.clone());
+        let settings = WatchStream::new(self.listener.watch())
+            .filter_map(|settings| future::ready(settings.map(Ok)))
+            .take_until(self.stopped.clone());
         Ok(Response::new(Box::pin(settings)))
     }
 }

@@ -69,7 +69,7 @@ impl ServerCertificate {
         let address = config::address(&config.listen_address).or_else(|_| config::address(""));
         match address {
             Ok(address) if config.persistent || !clients.is_empty() => ListenerSettings {
-                listen_address: address.to_string(),
+                listen_address: address,
                 trusted_client_certificates: clients,
                 server_certificate: self.certificate.clone(),
                 server_key: self.key.clone(),
@@ -177,8 +177,8 @@ mod tests {
         assert_eq!(made.settings(&config(&[], false, "")), ListenerSettings::default());
         assert_eq!(made.settings(&config(&["broken"], false, "")), ListenerSettings::default());
         let settings = made.settings(&config(&["broken", &client], false, ""));
-        assert_eq!((settings.listen_address.as_str(), settings.trusted_client_certificates.len()), ("[::]:9443", 1));
+        assert_eq!((settings.listen_address.as_str(), settings.trusted_client_certificates.len()), (":9443", 1));
         assert_eq!(made.settings(&config(&[], true, "192.0.2.1:1")).listen_address, "192.0.2.1:1");
-        assert_eq!(made.settings(&config(&[], true, "nonsense")).listen_address, "[::]:9443");
+        assert_eq!(made.settings(&config(&[], true, "nonsense")).listen_address, ":9443");
     }
 }

@@ -1,6 +1,6 @@
 //! Checking `system/fallback-listener`.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use api::v1::FallbackListenerConfig;
 use x509_parser::{
@@ -46,19 +46,23 @@ pub(crate) fn check(config: &FallbackListenerConfig) -> Result<(), ConfigError> 
     Ok(())
 }
 
-/// Where to listen. Without an IP address that is every address of the machine,
-/// IPv4 included.
-pub(crate) fn address(text: &str) -> Result<SocketAddr, ConfigError> {
-    let every = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    if text.is_empty() {
-        return Ok(every(DEFAULT_PORT));
-    }
-    let address = match text.strip_prefix(':') {
-        Some(port) if port.bytes().all(|c| c.is_ascii_digit()) => port.parse().ok().map(every),
-        _ => text.parse().ok(),
+/// Where to listen: `IP:port`, or `:port` for every address of the machine.
+pub(crate) fn address(text: &str) -> Result<String, ConfigError> {
+    let (address, port) = match text.strip_prefix(':') {
+        None if text.is_empty() => (String::new(), DEFAULT_PORT),
+        // `parse` would take a sign.
+        Some(port) if port.bytes().all(|c| c.is_ascii_digit()) => (String::new(), port.parse().unwrap_or_default()),
+        _ => match text.parse::<SocketAddr>() {
+            Ok(address) => (address.to_string(), address.port()),
+            Err(_) => return Err(ConfigError::Address(text.to_owned())),
+        },
     };
-    // Port 0 is a port that nobody knows.
-    address.filter(|address| address.port() != 0).ok_or_else(|| ConfigError::Address(text.to_owned()))
+    match (port, address.is_empty()) {
+        // A port that nobody knows.
+        (0, _) => Err(ConfigError::Address(text.to_owned())),
+        (port, true) => Ok(format!(":{port}")),
+        (_, false) => Ok(address),
+    }
 }
 
 /// The DER of a client's certificate.
@@ -96,13 +100,14 @@ mod tests {
     #[test]
     fn addresses_are_literal() {
         for (text, meaning) in [
-            ("", "[::]:9443"),
-            (":8443", "[::]:8443"),
+            ("", ":9443"),
+            (":8443", ":8443"),
+            (":08443", ":8443"),
             ("192.0.2.1:1", "192.0.2.1:1"),
             ("[2001:db8::1]:65535", "[2001:db8::1]:65535"),
             ("[::]:443", "[::]:443"),
         ] {
-            assert_eq!(address(text).unwrap().to_string(), meaning, "{text}");
+            assert_eq!(address(text).unwrap(), meaning, "{text}");
         }
         for text in [
             "localhost:443",

@@ -31,18 +31,15 @@ use certificate::ServerCertificate;
 pub(crate) struct Listener {
     state: Arc<State>,
     dir: PathBuf,
-    settings: watch::Sender<ListenerSettings>,
+    /// `None` until they are known: a gateway that already serves must not take
+    /// the start of this service for a wish to stop.
+    settings: watch::Sender<Option<ListenerSettings>>,
     certificate: watch::Sender<Option<ServerCertificate>>,
 }
 
 impl Listener {
     pub(crate) fn new(state: Arc<State>, dir: &Path) -> Self {
-        Self {
-            state,
-            dir: dir.to_owned(),
-            settings: watch::Sender::new(ListenerSettings::default()),
-            certificate: watch::Sender::new(None),
-        }
+        Self { state, dir: dir.to_owned(), settings: watch::Sender::new(None), certificate: watch::Sender::new(None) }
     }
 
     /// Makes the settings available: takes the clients over from the seed, once
@@ -68,7 +65,8 @@ impl Listener {
 
     pub(crate) fn get(&self) -> SystemFallbackListener {
         let config = self.state.get().fallback_listener.unwrap_or_default();
-        let active = self.settings.receiver_count() > 0 && !self.settings.borrow().listen_address.is_empty();
+        let is_on = self.settings.borrow().as_ref().is_some_and(|settings| !settings.listen_address.is_empty());
+        let active = is_on && self.settings.receiver_count() > 0;
         SystemFallbackListener { config: Some(config), state: Some(FallbackListenerState { active }) }
     }
 
@@ -80,19 +78,23 @@ impl Listener {
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| state::refusal(&error))?;
-        self.publish();
+        // Before that, `prepare` is still under way and will publish these too.
+        if self.settings.borrow().is_some() {
+            self.publish();
+        }
         Ok(())
     }
 
-    /// The settings now, and whenever they change.
-    pub(crate) fn watch(&self) -> watch::Receiver<ListenerSettings> {
+    /// The settings as soon as they are known, and whenever they change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<ListenerSettings>> {
         self.settings.subscribe()
     }
 
+    /// Tells the settings to those who follow them.
     fn publish(&self) {
         let config = self.state.get().fallback_listener.unwrap_or_default();
         let settings = self.certificate.borrow().as_ref().map(|certificate| certificate.settings(&config));
-        let settings = settings.unwrap_or_default();
+        let settings = Some(settings.unwrap_or_default());
         self.settings.send_if_modified(|current| {
             let changed = *current != settings;
             *current = settings;
