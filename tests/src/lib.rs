@@ -199,7 +199,7 @@ fn key(image: &Image) -> Result<String> {
 }
 
 /// Changes when the emulated hardware of `testkit` does.
-const MAKE: &str = "2";
+const MAKE: &str = "3";
 
 fn create(store: &Store, name: &str, spec: &Spec, image: &Image) -> Result<Vm> {
     let administrator = Identity::generate("admin")?;

@@ -159,11 +159,9 @@ fn port_name(port: u8) -> String {
 
 fn kernel_arguments(record: &Record) -> String {
     let told = match record.console {
+        // The journal tells what systemd's own status lines would, and is not cut to 80 columns.
         // audit=0: its records alone fill a serial console.
-        Verbosity::Told => {
-            "console=ttyS0 loglevel=5 audit=0 systemd.show_status=1 \
-             rd.systemd.show_status=1 systemd.journald.forward_to_console=1"
-        }
+        Verbosity::Told => "console=ttyS0 loglevel=5 audit=0 systemd.journald.forward_to_console=1",
         Verbosity::Quiet => "",
     };
     let mut words: Vec<&str> = told.split_whitespace().collect();
