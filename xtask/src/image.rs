@@ -271,6 +271,7 @@ impl Inputs<'_> {
             fs::copy(agent, programs.join(AGENT)).with_context(|| format!("cannot copy {agent}"))?;
         }
         self.pki.stage_enrolment(&root.join("efi"))?;
+        self.pki.stage_certificates(&root.join("usr"))?;
         fs::write(lib.join("os-release"), os_release(version)).context("cannot write os-release")
     }
 

@@ -90,6 +90,18 @@ impl Pki {
         Ok(())
     }
 
+    /// Copies the certificates that the security service reports as built into the image.
+    pub(crate) fn stage_certificates(&self, usr: &Utf8Path) -> Result<()> {
+        for (variable, certificates, _) in VARIABLES {
+            let dir = usr.join("share/incus-os/secureboot").join(variable);
+            fs::create_dir_all(&dir).with_context(|| format!("cannot create {dir}"))?;
+            for stem in certificates {
+                copy(&self.certificate(stem), &dir.join(format!("{stem}.pem")))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes everything in a folder beside the final one, so that an interrupted run leaves
     /// nothing that looks complete.
     fn make(&self, log: &Log) -> Result<()> {
