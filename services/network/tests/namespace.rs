@@ -111,6 +111,28 @@ fn new_link_is_shown_by_the_next_request() {
 }
 
 #[test]
+fn default_waits_for_udev_to_find_the_cards() {
+    in_namespace(async |machine| {
+        let udev = machine.dir.path().join("run/udev");
+        fs::create_dir_all(udev.join("data")).unwrap();
+        fs::write(udev.join("control"), "").unwrap();
+        fs::write(udev.join("queue"), "").unwrap();
+        let mut client = machine.serve().await;
+        let (started, ()) = tokio::join!(client.start(StartRequest {}), async {
+            // The start is under way, without a card to be seen.
+            let mut other = machine.client();
+            while document(&mut other).await["state"]["configuration_in_process"] != true {}
+            machine.plug_card("eth0").await;
+            let (index, _) = find(&machine.handle, "eth0").await.unwrap();
+            fs::write(udev.join("data").join(format!("n{index}")), "").unwrap();
+            fs::remove_file(udev.join("queue")).unwrap();
+        });
+        assert_eq!(started.unwrap().into_inner().warnings, [""; 0]);
+        assert_eq!(document(&mut client).await["config"]["interfaces"][0]["name"], "eth0");
+    });
+}
+
+#[test]
 fn machine_without_cards_is_refused_with_a_reason() {
     in_namespace(async |machine| {
         let mut client = machine.serve().await;
@@ -224,14 +246,17 @@ impl Machine {
     async fn serve(&self) -> NetworkClient<Channel> {
         let _ = fs::remove_file(self.dir.path().join("network.sock"));
         let (context, stopper) = Context::in_dir(Identity::Network, self.dir.path()).unwrap();
-        let peers = context.peers();
         let networkd =
             Networkd { roots: self.dir.path().to_owned(), handle: self.handle.clone(), calls: self.calls.clone() };
         let roots = self.roots.clone();
         // The service must stay on the thread that has the namespace.
         let local = tokio::spawn(async move { network::run_with(context, roots, Box::new(networkd)).await.unwrap() });
         *self.stopper.lock().unwrap() = Some((stopper, local));
-        peers.network()
+        self.client()
+    }
+
+    fn client(&self) -> NetworkClient<Channel> {
+        service::Peers::in_dir(self.dir.path()).network()
     }
 
     async fn stop(&self) {

@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use api::v1::NetworkConfig;
-use netplan::{ConfigError, Desired, OnlineRule, Plan, generate_keys, prepare};
+use netplan::{ConfigError, Desired, Nic, OnlineRule, Plan, generate_keys, prepare};
 use tokio::time::timeout;
 
 use crate::machine::{Daemons, Kernel, KernelError, Roots, Snapshot, Synced, link_state, sync, write_file};
@@ -11,8 +11,10 @@ use crate::machine::{Daemons, Kernel, KernelError, Roots, Snapshot, Synced, link
 /// Patience during one bring-up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Until udev has named the cards.
+    /// Until udev has found and named the cards.
     pub cards: Duration,
+    /// Until a card that is configured appears after that.
+    pub late_cards: Duration,
     /// Until the kernel shows what was planned.
     pub topology: Duration,
     /// Until the devices that must be online are.
@@ -22,7 +24,12 @@ pub(crate) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         // Twenty times what real hardware needs: an emulated machine is that slow.
-        Self { cards: Duration::from_secs(20), topology: Duration::from_secs(40), online: Duration::from_secs(30) }
+        Self {
+            cards: Duration::from_secs(60),
+            late_cards: Duration::from_secs(5),
+            topology: Duration::from_secs(40),
+            online: Duration::from_secs(30),
+        }
     }
 }
 
@@ -60,22 +67,54 @@ pub(crate) struct Outcome {
 }
 
 impl BringUp<'_> {
-    /// Waits until the cards have their final names, and returns what is there.
-    /// A card that never gets one is used all the same.
+    /// Waits until udev has worked off the devices of the boot, so that the
+    /// cards are all there and have their final names.
     pub(crate) async fn cards(&self) -> Result<Arc<Snapshot>, BringUpError> {
-        let uses_udev = self.roots.run.join("udev/control").exists();
-        let named = |snapshot: &Snapshot| {
-            let database = self.roots.run.join("udev/data");
-            !uses_udev || snapshot.nics().iter().all(|nic| database.join(format!("n{}", nic.index)).exists())
+        let udev = self.roots.run.join("udev");
+        let uses_udev = self.uses_udev();
+        let settled = |snapshot: &Snapshot| {
+            // The file exists while events wait, which `udevadm settle` looks at as well.
+            let idle = || !udev.join("queue").exists();
+            let named = |index: u32| udev.join("data").join(format!("n{index}")).exists();
+            !uses_udev || (idle() && snapshot.nics().iter().all(|nic| named(nic.index)))
         };
-        // udev renames (an event) before it writes its database (no event).
-        let wait = self.until(named, Duration::from_millis(100));
-        match timeout(self.limits.cards, wait).await {
+        match timeout(self.limits.cards, self.until(settled, Duration::from_millis(100))).await {
             Ok(snapshot) => Ok(snapshot?),
             Err(_) => {
-                tracing::warn!("udev has not named every network card");
+                tracing::warn!("udev has not settled; going on with the network cards that are there");
                 Ok(self.kernel.snapshot().await?)
             }
+        }
+    }
+
+    /// Without udev, as in a container, no card is on its way.
+    fn uses_udev(&self) -> bool {
+        self.roots.run.join("udev/control").exists()
+    }
+
+    /// The cards, after a moment of patience for configured ones whose driver
+    /// is slow.
+    async fn cards_for(
+        &self,
+        config: &NetworkConfig,
+        stored: Option<&NetworkConfig>,
+    ) -> Result<Vec<Nic>, BringUpError> {
+        let complete = |snapshot: &Snapshot| {
+            let nics = snapshot.nics();
+            match prepare(&mut config.clone(), &nics, stored) {
+                Ok(desired) => netplan::plan(&desired, &nics).missing.is_empty(),
+                Err(ConfigError::Resolve(_)) => false,
+                // Waiting does not make it right.
+                Err(_) => true,
+            }
+        };
+        let settled = self.cards().await?;
+        if !self.uses_udev() {
+            return Ok(settled.nics());
+        }
+        match timeout(self.limits.late_cards, self.until(complete, self.limits.late_cards)).await {
+            Ok(snapshot) => Ok(snapshot?.nics()),
+            Err(_) => Ok(settled.nics()),
         }
     }
 
@@ -86,7 +125,7 @@ impl BringUp<'_> {
         mut config: NetworkConfig,
         stored: Option<&NetworkConfig>,
     ) -> Result<Outcome, BringUpError> {
-        let nics = self.cards().await?.nics();
+        let nics = self.cards_for(&config, stored).await?;
         let desired = prepare(&mut config, &nics, stored)?;
         let desired = self.with_keys(&mut config, desired)?;
         let plan = netplan::plan(&desired, &nics);
