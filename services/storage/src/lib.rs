@@ -8,14 +8,14 @@
 //!
 //! Invariants:
 //!
-//! * Nothing recognisable is ever overwritten ([`engine::bring_up`]).
+//! * Nothing recognisable is ever overwritten (`engine::bring_up`).
 //! * A key has reached the disk before anything is encrypted with it, and an
 //!   existing key file is never replaced.
 //! * One drive or pool that cannot be read hides no other.
 //! * `Get` starts no program unless something has changed, and answers in
-//!   bounded time even when ZFS does not answer at all ([`inventory`]).
+//!   bounded time even when ZFS does not answer at all (`inventory`).
 //! * Pools are only changed by one task, one request after the other; a caller
-//!   that goes away interrupts nothing ([`operations`]).
+//!   that goes away interrupts nothing (`operations`).
 //! * It loads no kernel module and needs no network.
 
 mod engine;

@@ -128,8 +128,8 @@ mod tests {
 
     #[test]
     fn a_pool_without_encryption() {
-        let output = br#"{"datasets":{"p":{"properties":{"keystatus":{"value":"-"},"special_small_blocks":{"value":"65536"}}}}}"#;
-        let datasets = parse("p", output).unwrap();
+        // Printed by OpenZFS 2.4.4.
+        let datasets = parse("tank", include_bytes!("../../tests/fixtures/zfs-list-unencrypted.json")).unwrap();
         assert_eq!(datasets.key.name(), "NONE");
         assert_eq!(datasets.special_small_blocks, 65_536);
     }

@@ -376,6 +376,21 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_was_missing_at_import() {
+        // Printed by OpenZFS 2.4.4.
+        let pool = fixture(include_str!("../../tests/fixtures/zpool-status-missing-member.json"));
+        assert_eq!((pool.state.as_str(), pool.layout), ("DEGRADED", Layout::Raidz(1)));
+        assert_eq!(paths(&pool.data.degraded), ["/dev/disk/by-id/virtio-vdd"]);
+        assert_eq!(pool.data.degraded[0].guid, 5_653_121_592_037_638_986);
+        assert_eq!(paths(&pool.data.online), ["/dev/disk/by-id/virtio-vdb-part1", "/dev/disk/by-id/virtio-vdc-part1"]);
+        assert_eq!((pool.raw_size, pool.usable_size, pool.allocated), (1_476_395_008, 983_302_144, 0));
+        assert_eq!(paths(&pool.log.online), ["/dev/disk/by-id/virtio-vda-part1"]);
+        assert_eq!((pool.special.online.len(), pool.special_layout), (2, Layout::Raid1));
+        assert_eq!(pool.scrub.unwrap().progress, "100.00%");
+        assert_eq!(pool.trim.unwrap().state, "FINISHED");
+    }
+
+    #[test]
     fn layouts_are_told_by_kind_and_never_by_number() {
         assert_eq!(layout(&[("scsi-a", "disk")]), Layout::Raid0);
         assert_eq!(layout(&[("scsi-a", "disk"), ("scsi-b", "disk")]), Layout::Raid0);
