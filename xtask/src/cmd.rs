@@ -102,22 +102,6 @@ impl Cmd {
         self
     }
 
-    /// Runs to completion on the caller's terminal.
-    pub(crate) fn run(mut self) -> Result<()> {
-        let status = self.inner.status().with_context(|| format!("cannot start `{}`", self.shown))?;
-        if !status.success() {
-            bail!("`{}` failed: {status}", self.shown);
-        }
-        Ok(())
-    }
-
-    /// Runs to completion with its standard output on our standard error, which keeps ours for
-    /// machine-readable results.
-    pub(crate) fn run_on_stderr(mut self) -> Result<()> {
-        self.inner.stdout(std::io::stderr());
-        self.run()
-    }
-
     /// Runs to completion with all output in `log`.
     pub(crate) fn run_logged(mut self, log: &Log) -> Result<()> {
         use std::io::Write;
