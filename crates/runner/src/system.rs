@@ -4,6 +4,7 @@ use std::{
     io,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,6 +18,9 @@ use crate::{Call, Exit, Output, RunError, Runner, Streaming};
 
 /// Most that is kept of what one program prints.
 const OUTPUT_LIMIT: usize = 16 << 20;
+
+/// How long a killed program may take to be gone.
+const REAP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts real programs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,8 +38,9 @@ impl Runner for SystemRunner {
         };
         if outcome.is_err() {
             group.kill();
-            // Reaped so that no zombie stays; it was sent SIGKILL, so this ends.
-            let _ = child.wait().await;
+            // Reaped so that no zombie stays. A program stuck in the kernel does
+            // not end yet; the runtime reaps it when it does.
+            let _ = timeout(REAP_PATIENCE, child.wait()).await;
         }
         outcome
     }
@@ -153,8 +158,6 @@ impl Drop for KillOnDrop {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::Tool;
 

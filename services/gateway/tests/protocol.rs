@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use serde_json::json;
 use service::Identity;
@@ -192,7 +193,7 @@ fn a_client_that_asks_first_is_told_to_continue_or_refused_at_once() {
     let gateway = Running::start();
     let update = gateway.owner(Identity::Update);
     update.answers("Put", &api::v1::Empty {});
-    let mut stream = std::os::unix::net::UnixStream::connect(gateway.rest()).unwrap();
+    let mut stream = UnixStream::connect(gateway.rest()).unwrap();
     let head = |length| {
         format!(
             "PUT /1.0/system/update HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
@@ -207,7 +208,7 @@ fn a_client_that_asks_first_is_told_to_continue_or_refused_at_once() {
     stream.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 200 OK");
 
-    let mut stream = std::os::unix::net::UnixStream::connect(gateway.rest()).unwrap();
+    let mut stream = UnixStream::connect(gateway.rest()).unwrap();
     stream.write_all(head(2 << 20).as_bytes()).unwrap();
     let mut status = [0; 12];
     stream.read_exact(&mut status).unwrap();
@@ -228,7 +229,7 @@ fn requests_may_follow_each_other_on_one_connection_without_waiting() {
 #[test]
 fn a_client_that_closed_its_sending_side_still_gets_its_answer() {
     let gateway = Running::start();
-    let mut stream = std::os::unix::net::UnixStream::connect(gateway.rest()).unwrap();
+    let mut stream = UnixStream::connect(gateway.rest()).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = String::new();
@@ -243,7 +244,7 @@ fn a_head_that_is_too_large_or_no_http_is_refused() {
     let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X-Padding: aaaaaaaaaaaaaaaa\r\n".repeat(5_000));
     let smuggled = "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".to_owned();
     for bytes in [long, many, smuggled, "\x16\x03\x01\x02\x00".repeat(20), "GET\r\n\r\n".to_owned()] {
-        let mut stream = std::os::unix::net::UnixStream::connect(gateway.rest()).unwrap();
+        let mut stream = UnixStream::connect(gateway.rest()).unwrap();
         let _ = stream.write_all(bytes.as_bytes());
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -272,16 +273,22 @@ fn a_stop_finishes_the_request_that_is_under_way() {
     let mut gateway = Running::start();
     let update = gateway.owner(Identity::Update);
     update.answers("Put", &api::v1::Empty {});
-    let mut busy = gateway.client().connect().unwrap();
+    let mut busy = UnixStream::connect(gateway.rest()).unwrap();
     let mut idle = gateway.client().connect().unwrap();
     metadata(&idle.send(&Request::new("GET", "/")).unwrap());
-    busy.send_raw(b"PUT /1.0/system/update HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    busy.write_all(b"PUT /1.0/system/update HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         .unwrap();
+    // The request is under way once its body is asked for.
+    let mut interim = [0; 25];
+    busy.read_exact(&mut interim).unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     let mut served = gateway.stop();
     idle.expect_end().unwrap();
     assert!(!served.is_finished());
-    busy.send_raw(b"{}").unwrap();
-    metadata(&busy.receive("PUT").unwrap());
+    busy.write_all(b"{}").unwrap();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     gateway.runtime().block_on(async { (&mut served).await.unwrap() });
     eventually("the socket to refuse", || match gateway.client().connect() {
         Ok(_) => Err("still open".to_owned()),

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use api::v1::OperatorLine;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -45,6 +46,9 @@ pub(crate) async fn serve(gateway: Arc<Gateway>) {
             if let Some(address) = wanted {
                 bound = Bound::to(address).await;
             }
+            if let Some(bound) = &bound {
+                announce(&gateway, bound);
+            }
         }
         let missing = bound.is_none() && wanted.is_some();
         tokio::select! {
@@ -54,6 +58,20 @@ pub(crate) async fn serve(gateway: Arc<Gateway>) {
             () = accept(&gateway, bound.as_ref(), server.as_ref()) => {}
         }
     }
+}
+
+/// Tells the operator where the system can be reached. Whether the supervisor
+/// hears of it does not matter to the listener.
+fn announce(gateway: &Gateway, bound: &Bound) {
+    let local = bound.listener.local_addr().map(|local| local.to_string()).unwrap_or_default();
+    let mut supervisor = gateway.owners.supervisor.clone();
+    let line =
+        OperatorLine { message: format!("Fallback HTTPS listener started on {local}"), ..OperatorLine::default() };
+    tokio::spawn(async move {
+        if let Err(status) = supervisor.write_operator_line(line).await {
+            tracing::warn!("the operator was not told that the HTTPS listener started on {local}: {status}");
+        }
+    });
 }
 
 /// Accepts connections for as long as nothing changes.
@@ -91,11 +109,7 @@ struct Bound {
 impl Bound {
     async fn to(address: ListenAddress) -> Option<Self> {
         match bind(address).await {
-            Ok(listener) => {
-                let local = listener.local_addr().map(|local| local.to_string()).unwrap_or_default();
-                tracing::info!("HTTPS listener started on {local}");
-                Some(Self { address, listener, retire: watch::Sender::new(()) })
-            }
+            Ok(listener) => Some(Self { address, listener, retire: watch::Sender::new(()) }),
             Err(error) => {
                 tracing::warn!("cannot listen on {address:?}, will try again: {error}");
                 None
