@@ -41,6 +41,12 @@ impl Log {
         File::options().append(true).open(&self.path).with_context(|| format!("cannot open {}", self.path))
     }
 
+    /// Everything that the step has printed so far.
+    pub(crate) fn text(&self) -> Result<String> {
+        let bytes = fs::read(&self.path).with_context(|| format!("cannot read {}", self.path))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     fn tail(&self) -> String {
         let mut lines = VecDeque::with_capacity(TAIL);
         if let Ok(file) = File::open(&self.path) {

@@ -164,7 +164,10 @@ mod tests {
             ("1h 30m", r#"time: unknown unit "h " in duration "1h 30m""#),
             ("--1h", r#"time: invalid duration "--1h""#),
             ("9223372036854775808ns", r#"time: invalid duration "9223372036854775808ns""#),
-            ("99999999999999999999999999999999999999999999h", r#"time: invalid duration "99999999999999999999999999999999999999999999h""#),
+            (
+                "99999999999999999999999999999999999999999999h",
+                r#"time: invalid duration "99999999999999999999999999999999999999999999h""#,
+            ),
         ] {
             assert_eq!(text.parse::<Duration>().map_err(|error| error.to_string()), Err(message.to_owned()), "{text}");
         }
