@@ -4,6 +4,7 @@
 //! and continue inside it; see [`tree`].
 
 mod archive;
+mod bench;
 mod check;
 mod cmd;
 mod host;
@@ -51,6 +52,8 @@ enum Command {
     },
     /// Build the system, boot it in a new machine and say how to reach it
     Run(run::Run),
+    /// Measure the management plane inside a booted machine
+    Bench(bench::Bench),
     /// Work with virtual machines
     #[command(subcommand)]
     Vm(vm::Command),
@@ -102,6 +105,14 @@ fn run(cli: Cli) -> Result<()> {
             let archive = tree::enter(&paths, mirror)?;
             let steps = Steps::new(&paths.cache);
             run::run(&arguments, &steps, || described_or_built(&paths, &archive, &steps))
+        }
+        Command::Bench(arguments) => {
+            let archive = tree::enter(&paths, mirror)?;
+            let steps = Steps::new(&paths.cache);
+            bench::run(&arguments, &steps, || {
+                let wanted = image::Options { flavour: image::Flavour::Test, ..image::Options::default() };
+                Ok(image::build(&paths, &archive, &steps, &wanted)?.0)
+            })
         }
         Command::Vm(command) => {
             let archive = tree::enter(&paths, mirror)?;
