@@ -53,7 +53,7 @@ fn cargo(paths: &Paths, args: &[&str]) -> Cmd {
 }
 
 fn units(paths: &Paths, log: &Log) -> Result<()> {
-    let root = paths.cache.join("unit-check");
+    let root = paths.target().join("unit-check");
     stage(&paths.checkout, &root)?;
     verify(&paths.checkout, &root, log)?;
     score(&root, log)?;
