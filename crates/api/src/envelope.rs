@@ -1,10 +1,9 @@
 use serde::Serialize;
-use serde_json::Value;
 
 /// The object that surrounds every JSON answer. Clients index all eight keys
 /// unconditionally, so all are always written, in this order.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Envelope {
+pub struct Envelope<T> {
     #[serde(rename = "type")]
     kind: &'static str,
     status: &'static str,
@@ -12,12 +11,16 @@ pub struct Envelope {
     operation: &'static str,
     error_code: u16,
     error: String,
-    metadata: Value,
+    metadata: T,
 }
 
-impl Envelope {
+/// Written as `{}`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NoPayload {}
+
+impl<T: Serialize> Envelope<T> {
     /// An answer with a payload.
-    pub fn success(metadata: Value) -> Self {
+    pub fn success(metadata: T) -> Self {
         Self {
             kind: "sync",
             status: "Success",
@@ -28,12 +31,16 @@ impl Envelope {
             metadata,
         }
     }
+}
 
+impl Envelope<NoPayload> {
     /// An answer without a payload: `metadata` is `{}`.
     pub fn empty() -> Self {
-        Self::success(Value::Object(serde_json::Map::new()))
+        Self::success(NoPayload {})
     }
+}
 
+impl Envelope<()> {
     /// A refusal. `code` is also the HTTP status.
     pub fn error(code: u16, message: impl Into<String>) -> Self {
         Self {
@@ -43,7 +50,7 @@ impl Envelope {
             operation: "",
             error_code: code,
             error: message.into(),
-            metadata: Value::Null,
+            metadata: (),
         }
     }
 }

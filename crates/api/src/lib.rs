@@ -11,7 +11,7 @@
 mod envelope;
 mod json;
 
-pub use envelope::Envelope;
+pub use envelope::{Envelope, NoPayload};
 
 /// Messages, clients and servers of package `incusos.v1`.
 #[allow(

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
@@ -21,8 +20,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// What a request is answered with, when it is not a failure.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// An envelope around this document.
-    Document(Value),
+    /// A document in its envelope, as it goes over the wire.
+    Document(Bytes),
     /// An envelope without a payload.
     Empty,
     /// Bytes of this type, as they come.
@@ -34,16 +33,14 @@ pub(crate) enum Answer {
 pub(crate) type Chunks = mpsc::Receiver<io::Result<Bytes>>;
 
 impl Answer {
-    /// A message of the schema as the document.
-    pub(crate) fn document(message: &impl Serialize) -> Result<Self, Failure> {
-        serde_json::to_value(message)
-            .map(Self::Document)
-            .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("unprintable answer: {error}")))
+    /// A message of the schema, or a value, as the document.
+    pub(crate) fn document(message: &impl Serialize) -> Self {
+        Self::Document(bytes_of(&Envelope::success(message)))
     }
 
     pub(crate) fn into_response(self) -> Response<Body> {
         match self {
-            Self::Document(document) => whole(StatusCode::OK, &Envelope::success(document)),
+            Self::Document(bytes) => response(StatusCode::OK, JSON, Body::whole(bytes)),
             Self::Empty => whole(StatusCode::OK, &Envelope::empty()),
             Self::Stream(content_type, chunks) => response(StatusCode::OK, content_type, Body::stream(chunks)),
         }
@@ -61,7 +58,7 @@ impl Failure {
 /// What comes before and after the elements of a streamed list, so that the
 /// whole is the same envelope as any other.
 pub(crate) fn list_envelope() -> (Bytes, Bytes) {
-    let whole = bytes_of(&Envelope::success(Value::Array(Vec::new())));
+    let whole = bytes_of(&Envelope::success([(); 0]));
     let end = b"]}\n".len();
     (whole.slice(..whole.len() - end), whole.slice(whole.len() - end..))
 }
@@ -70,7 +67,7 @@ pub(crate) fn json_stream(chunks: Chunks) -> Answer {
     Answer::Stream(JSON, chunks)
 }
 
-fn whole(status: StatusCode, envelope: &Envelope) -> Response<Body> {
+fn whole(status: StatusCode, envelope: &Envelope<impl Serialize>) -> Response<Body> {
     response(status, JSON, Body::whole(bytes_of(envelope)))
 }
 
@@ -81,8 +78,8 @@ fn response(status: StatusCode, content_type: HeaderValue, body: Body) -> Respon
     response
 }
 
-fn bytes_of(envelope: &Envelope) -> Bytes {
-    let mut bytes = serde_json::to_vec(envelope).expect("an envelope holds only strings, numbers and JSON values");
+fn bytes_of(envelope: &Envelope<impl Serialize>) -> Bytes {
+    let mut bytes = serde_json::to_vec(envelope).expect("messages have text keys, and nothing else could fail");
     bytes.push(b'\n');
     bytes.into()
 }

@@ -3,7 +3,6 @@
 use api::v1::Empty;
 use http::{HeaderValue, StatusCode};
 use runner::{Call as Program, Tool};
-use serde_json::Value;
 
 use crate::{
     answer::{self, Answer},
@@ -16,13 +15,13 @@ use crate::{
 type Outcome = Result<Answer, Failure>;
 
 pub(crate) async fn kernel(call: Call) -> Outcome {
-    Answer::document(&kernel::describe(&call.gateway.machine))
+    Ok(Answer::document(&kernel::describe(&call.gateway.machine)))
 }
 
 /// The process list. The command line of a process may hold any bytes.
 pub(crate) async fn processes(call: Call) -> Outcome {
     let listed = call.gateway.runner.run(&Program::new(Tool::Ps, ["fauxww"])).await?.success()?;
-    Ok(Answer::Document(Value::String(String::from_utf8_lossy(&listed).into_owned())))
+    Ok(Answer::document(&String::from_utf8_lossy(&listed)))
 }
 
 /// The journal, as a JSON list in the envelope or in the journal's own export
@@ -52,5 +51,5 @@ pub(crate) async fn log(call: Call) -> Outcome {
 
 pub(crate) async fn event_log(call: Call) -> Outcome {
     let mut security = call.gateway.owners.security.clone();
-    Answer::document(&call.owner(security.get_event_log(Empty {})).await?)
+    Ok(Answer::document(&call.owner(security.get_event_log(Empty {})).await?))
 }

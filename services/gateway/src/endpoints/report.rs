@@ -12,11 +12,11 @@ pub(crate) async fn get(call: Call) -> Result<Answer, Failure> {
     let wanted: Vec<_> = call.query.all("match").filter(|name| !name.is_empty()).collect();
     let is_wanted = |metric: &Metric| wanted.is_empty() || wanted.iter().any(|name| metric.name.starts_with(name));
     let timestamp = jiff::Timestamp::from_second(call.gateway.machine.clock().now).unwrap_or_default();
-    Answer::document(&MetricsReport {
+    Ok(Answer::document(&MetricsReport {
         media_type: MEDIA_TYPE.to_owned(),
         timestamp: timestamp.to_string(),
         metrics: measure(&call.gateway).into_iter().filter(is_wanted).collect(),
-    })
+    }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "measurements, in a format that has only floats")]

@@ -24,7 +24,7 @@ pub(crate) async fn get(call: Call) -> Result<Answer, Failure> {
     );
     let environment = environment.unwrap_or_else(|_| own_knowledge(&call.gateway.machine));
     let environment = with_versions(environment, versions.unwrap_or_default());
-    Answer::document(&Server { environment: Some(environment) })
+    Ok(Answer::document(&Server { environment: Some(environment) }))
 }
 
 /// What can be said while the supervisor does not answer.

@@ -12,7 +12,7 @@ macro_rules! documents {
         $(
             pub(crate) async fn $name(call: Call) -> Outcome {
                 let mut owner = call.gateway.owners.$owner.clone();
-                Answer::document(&call.owner(owner.$method(Empty {})).await?)
+                Ok(Answer::document(&call.owner(owner.$method(Empty {})).await?))
             }
         )*
     };
