@@ -20,11 +20,15 @@ use crate::{
         bring_up::{BringUp, BringUpError, Limits, with_causes},
         state::{Observed, state},
     },
-    machine::{CounterTable, DaemonError, Daemons, Kernel, KernelError, Roots, link_state, neighbours},
+    machine::{CounterTable, DaemonError, Daemons, Kernel, KernelError, Roots, Snapshot, link_state, neighbours},
 };
 
 /// How long neighbours are believed. They announce themselves every half minute.
 const NEIGHBOURS_AGE: Duration = Duration::from_secs(10);
+
+/// How long counters and operational states are shown again. Changes of links,
+/// addresses, routes and configuration show at once.
+const COUNTERS_AGE: Duration = Duration::from_secs(1);
 
 /// The state document of this service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +58,15 @@ pub(crate) struct Network {
     /// Held while the machine is being changed.
     in_process: AtomicBool,
     neighbours: Mutex<Option<(Instant, Neighbours)>>,
+    shown: std::sync::Mutex<Option<Shown>>,
+}
+
+/// What was shown last, and what it was true of.
+struct Shown {
+    at: Instant,
+    snapshot: Arc<Snapshot>,
+    in_process: bool,
+    document: SystemNetwork,
 }
 
 impl Network {
@@ -64,8 +77,16 @@ impl Network {
         limits: Limits,
         store: Store<Document>,
     ) -> Self {
-        let (store, in_process, neighbours) = (std::sync::Mutex::new(store), AtomicBool::new(false), Mutex::new(None));
-        Self { kernel, daemons, roots, limits, store, in_process, neighbours }
+        Self {
+            kernel,
+            daemons,
+            roots,
+            limits,
+            store: std::sync::Mutex::new(store),
+            in_process: AtomicBool::new(false),
+            neighbours: Mutex::new(None),
+            shown: std::sync::Mutex::new(None),
+        }
     }
 
     /// Brings up the stored configuration, or the default one and stores it.
@@ -102,8 +123,12 @@ impl Network {
 
     /// Configuration and live state, as clients see them.
     pub(crate) async fn document(&self) -> Result<SystemNetwork, KernelError> {
-        let mut config = self.config().unwrap_or_default();
         let snapshot = self.kernel.snapshot().await?;
+        let in_process = self.in_process.load(Ordering::Relaxed);
+        if let Some(document) = self.shown_again(&snapshot, in_process) {
+            return Ok(document);
+        }
+        let mut config = self.config().unwrap_or_default();
         let neighbours = self.neighbours(&config).await;
         let table = CounterTable::read(&self.roots);
         let observed = Observed {
@@ -112,12 +137,25 @@ impl Network {
             operational: &|index| link_state(&self.roots, index).unwrap_or_default().operational,
             neighbours: &neighbours,
         };
-        let state = state(&config, &observed, self.in_process.load(Ordering::Relaxed));
+        let state = state(&config, &observed, in_process);
         let time = config.time.get_or_insert_with(NetworkTime::default);
         if time.timezone.is_empty() {
             time.timezone = "UTC".into();
         }
-        Ok(SystemNetwork { config: Some(config), state: Some(state) })
+        let document = SystemNetwork { config: Some(config), state: Some(state) };
+        *self.shown.lock().expect("nothing panics while it holds what was shown") =
+            Some(Shown { at: Instant::now(), snapshot, in_process, document: document.clone() });
+        Ok(document)
+    }
+
+    fn shown_again(&self, snapshot: &Arc<Snapshot>, in_process: bool) -> Option<SystemNetwork> {
+        let shown = self.shown.lock().expect("nothing panics while it holds what was shown");
+        let still_true = |shown: &&Shown| {
+            shown.at.elapsed() < COUNTERS_AGE
+                && Arc::ptr_eq(&shown.snapshot, snapshot)
+                && shown.in_process == in_process
+        };
+        shown.as_ref().filter(still_true).map(|shown| shown.document.clone())
     }
 
     pub(crate) async fn flush_dns(&self) -> Result<(), DaemonError> {
@@ -147,6 +185,7 @@ impl Network {
     fn save(&self, config: &NetworkConfig) -> Option<String> {
         let mut store = self.store.lock().expect("nothing panics while it holds the store");
         let saved = store.replace(Document { config: Some(config.clone()) });
+        *self.shown.lock().expect("nothing panics while it holds what was shown") = None;
         saved.err().map(|error| with_causes(&error)).inspect(|text| tracing::error!("{text}"))
     }
 }
