@@ -12,6 +12,7 @@ use testkit::{
     image::Image,
     process::Lifetime,
     vm::{Store, Vm, agent::Agent},
+    wait::wait_for,
 };
 
 use crate::{
@@ -21,16 +22,18 @@ use crate::{
 
 /// The program of `tests/agent`, inside the machine.
 const AGENT: &str = "/usr/lib/incus-os/test-agent";
+/// The machine that is measured.
+const MACHINE: &str = "bench";
 const SOCKET: &str = "/run/incus-os/unix.socket";
 
 /// What is asked for, the reference daemon's median and our limit, in milliseconds.
-const GETS: [(&str, f64, f64); 6] = [
-    ("/1.0", f64::NAN, 5.0),
-    ("/1.0/system/update", 3.1, 3.0),
-    ("/1.0/system/network", 3.4, 3.0),
-    ("/1.0/system/resources", 4.2, 4.0),
-    ("/1.0/system/security", 85.0, 10.0),
-    ("/1.0/system/storage", 394.0, 40.0),
+const GETS: [(&str, Option<f64>, f64); 6] = [
+    ("/1.0", None, 5.0),
+    ("/1.0/system/update", Some(3.1), 3.0),
+    ("/1.0/system/network", Some(3.4), 3.0),
+    ("/1.0/system/resources", Some(4.2), 4.0),
+    ("/1.0/system/security", Some(85.0), 10.0),
+    ("/1.0/system/storage", Some(394.0), 40.0),
 ];
 
 /// Longest that one measurement may take.
@@ -62,45 +65,114 @@ struct Memory {
     rss: u64,
 }
 
-/// Boots the test flavour in a new machine and prints its figures as tables.
-pub(crate) fn run(arguments: &Bench, steps: &Steps, test_image: impl FnOnce() -> Result<Image>) -> Result<()> {
-    let image = test_image()?;
-    let store = Store::of_user();
-    vm::discard(&store, "bench")?;
-    let mut vm = vm::bring_up(&store, "bench", &arguments.shape, true, steps, || Ok(image))?;
-    // A first boot also formats disks; figures are those of an ordinary one.
-    steps.step("second boot", Duration::from_mins(2), |_| {
-        vm.power_cut()?;
-        vm.start(Lifetime::Detached)?;
-        vm.wait_ready(Duration::from_mins(15), |_| ())?;
-        Ok(())
-    })?;
-    let outcome = measure(&vm, arguments, steps);
-    vm::discard(&store, "bench")?;
-    outcome
+/// Boots the test flavour, and the same system without our services, and prints
+/// the figures as tables.
+pub(crate) fn run(arguments: &Bench, steps: &Steps, build: impl Fn(Services) -> Result<Image>) -> Result<()> {
+    let plain = booted_twice(arguments, steps, &|| build(Services::Without))?;
+    let plain_start = userspace_to(&mut plain.agent(PATIENCE)?, "multi-user.target")?;
+    let mut vm = booted_twice(arguments, steps, &|| build(Services::With))?;
+    vm.wait_ready(PATIENCE, |_| ())?;
+    let mut agent = vm.agent(PATIENCE)?;
+    print_start(&mut agent, plain_start)?;
+    print_requests(&mut agent, arguments, steps)?;
+    vm::discard(&Store::of_user(), MACHINE)
 }
 
-fn measure(vm: &Vm, arguments: &Bench, steps: &Steps) -> Result<()> {
-    let mut agent = vm.agent(PATIENCE)?;
-    let at_start = memory(&mut agent)?;
+/// Whether an image holds our services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Services {
+    With,
+    Without,
+}
+
+/// A new machine after its second boot: the first one also formats disks.
+fn booted_twice(arguments: &Bench, steps: &Steps, build: &dyn Fn() -> Result<Image>) -> Result<Vm> {
+    let image = build()?;
+    let store = Store::of_user();
+    vm::discard(&store, MACHINE)?;
+    let mut vm = vm::bring_up(&store, MACHINE, &arguments.shape, false, steps, || Ok(image))?;
+    steps.step("two boots", Duration::from_mins(3), |_| {
+        wait_booted(&vm)?;
+        vm.power_cut()?;
+        vm.start(Lifetime::Detached)?;
+        wait_booted(&vm)
+    })?;
+    Ok(vm)
+}
+
+fn wait_booted(vm: &Vm) -> Result<()> {
+    let is_booted = || {
+        let moment = Duration::from_secs(20);
+        let mut agent = vm.agent(moment).map_err(|error| error.to_string())?;
+        match agent.outcome(&["systemctl", "is-system-running"]) {
+            Ok(outcome) if ["running\n", "degraded\n"].contains(&outcome.stdout.as_str()) => Ok(()),
+            Ok(outcome) => Err(outcome.stdout.trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    Ok(wait_for("the system to have started", PATIENCE, is_booted)?)
+}
+
+/// Seconds from the start of userspace, initrd included, to the activation of a unit.
+fn userspace_to(agent: &mut Agent, unit: &str) -> Result<f64> {
+    let manager = agent.run(&["systemctl", "show", "--value", "--property=InitRDTimestampMonotonic"])?;
+    let active = agent.run(&["systemctl", "show", unit, "--value", "--property=ActiveEnterTimestampMonotonic"])?;
+    seconds_between(&manager, &active)
+}
+
+/// Both are microseconds since the kernel started, as text.
+fn seconds_between(from: &str, to: &str) -> Result<f64> {
+    let micros = |text: &str| text.trim().parse::<f64>().with_context(|| format!("{text:?} is no time"));
+    Ok((micros(to)? - micros(from)?) / 1e6)
+}
+
+fn print_start(agent: &mut Agent, plain: f64) -> Result<()> {
+    let manager = agent.run(&["systemctl", "show", "--value", "--property=InitRDTimestampMonotonic"])?;
+    let ready = agent.run(&[
+        "journalctl",
+        "--boot",
+        "--unit=incus-osd",
+        "--grep=System is ready",
+        "--output=json",
+        "--output-fields=__MONOTONIC_TIMESTAMP",
+    ])?;
+    let entry: serde_json::Value =
+        serde_json::from_str(ready.lines().next().unwrap_or_default()).context("no ready line in the journal")?;
+    let ready = entry["__MONOTONIC_TIMESTAMP"].as_str().context("the ready line has no time")?.to_owned();
+    let ours = seconds_between(&manager, &ready)?;
+    println!("| From userspace start | seconds |");
+    println!("|---|---|");
+    println!("| plain system, `multi-user.target` | {plain:.1} |");
+    println!("| API answers (gateway active) | {:.1} |", userspace_to(agent, "incus-osd-gateway.service")?);
+    println!("| system ready | {ours:.1} |");
+    println!("| system ready, of the plain system | {:.2} |", ours / plain);
+    println!();
+    println!("{}", agent.run(&["systemd-analyze", "time"])?.trim());
+    println!();
+    Ok(())
+}
+
+fn print_requests(agent: &mut Agent, arguments: &Bench, steps: &Steps) -> Result<()> {
+    let at_start = memory(agent)?;
     println!("| GET, fresh connection on the Unix socket | reference | limit | median | p99 | failed |");
     println!("|---|---|---|---|---|---|");
     for (path, reference, limit) in GETS {
-        let times = get(&mut agent, path, arguments.requests)?;
+        let times = get(agent, path, arguments.requests)?;
+        let reference = reference.map_or_else(|| "–".to_owned(), |reference| format!("{reference:.1} ms"));
         println!(
-            "| `{path}` | {reference:.1} ms | {limit:.0} ms | {:.2} ms | {:.2} ms | {} |",
+            "| `{path}` | {reference} | {limit:.0} ms | {:.2} ms | {:.2} ms | {} |",
             times.median / 1000.0,
             times.p99 / 1000.0,
             times.failed
         );
     }
-    steps.step("soak", Duration::from_mins(2), |_| {
+    steps.step("soak", Duration::from_mins(1), |_| {
         for (path, ..) in GETS {
-            get(&mut agent, path, arguments.soak / GETS.len())?;
+            get(agent, path, arguments.soak / GETS.len())?;
         }
         Ok(())
     })?;
-    let at_end = memory(&mut agent)?;
+    let at_end = memory(agent)?;
     println!();
     println!("| Memory (KiB) | PSS at start | PSS after {} requests | RSS |", arguments.soak);
     println!("|---|---|---|---|");
@@ -111,12 +183,6 @@ fn measure(vm: &Vm, arguments: &Bench, steps: &Steps) -> Result<()> {
         total = (total.0 + start.pss, total.1 + end.pss);
     }
     println!("| all | {} | {} | |", total.0, total.1);
-    println!();
-    println!("{}", agent.run(&["systemd-analyze", "time"])?.trim());
-    for unit in ["incus-osd.service", "multi-user.target"] {
-        let show = ["systemctl", "show", unit, "--property=Id,ActiveEnterTimestampMonotonic"];
-        println!("{}", agent.run(&show)?.trim().replace('\n', " "));
-    }
     Ok(())
 }
 

@@ -109,8 +109,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(arguments) => {
             let archive = tree::enter(&paths, mirror)?;
             let steps = Steps::new(&paths.cache);
-            bench::run(&arguments, &steps, || {
-                let wanted = image::Options { flavour: image::Flavour::Test, ..image::Options::default() };
+            bench::run(&arguments, &steps, |services| {
+                let bare = services == bench::Services::Without;
+                let wanted = image::Options { flavour: image::Flavour::Test, bare, ..image::Options::default() };
                 Ok(image::build(&paths, &archive, &steps, &wanted)?.0)
             })
         }
