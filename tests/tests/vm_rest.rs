@@ -272,6 +272,24 @@ fn two_hundred_clients_at_once_are_all_answered() {
     assert!(failures.is_empty(), "{} of 200 failed, such as: {}", failures.len(), failures[0]);
 }
 
+#[test]
+fn exported_journal_is_read_on_the_receiving_side() {
+    let Some(machine) = ready_machine("rest-journal") else { return };
+    let request = Request::new("GET", "/1.0/debug/log?unit=incus-osd").header("Accept", "application/vnd.fdo.journal");
+    let response = machine.client().unwrap().send(&request).unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.header("content-type"), Some("application/vnd.fdo.journal"));
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("export"), &response.body).unwrap();
+    let receive = ["--output=received.journal", "export"];
+    testkit::process::run("/usr/lib/systemd/systemd-journal-remote", &receive, folder.path(), MOMENT).unwrap();
+    let read = ["--file=received.journal", "--output=cat", "_SYSTEMD_UNIT=incus-osd.service"];
+    let lines = testkit::process::run("journalctl", &read, folder.path(), MOMENT).unwrap();
+    let ready = format!("INFO System is ready version={}", machine.record().os_version);
+    assert!(lines.lines().any(|line| line.ends_with(&ready)), "no line `{ready}` in:\n{lines}");
+}
+
 /// Each service's unit, and the part of the API that is its own.
 const OWNERS: [(&str, &[&str]); 5] = [
     ("incus-osd-network.service", &["/1.0/system/network"]),
