@@ -7,7 +7,7 @@
 //!
 //! * A [`Desired`] network cannot be wrong: every name, address and key in it
 //!   was checked, and none can break out of the line of a file.
-//! * [`plan`] is a function: the same input gives the same bytes.
+//! * [`plan()`] is a function: the same input gives the same bytes.
 //! * A card that is not there never spoils the plan of the others.
 
 mod address;
