@@ -142,7 +142,8 @@ impl Lists {
             .and_then(|time| SystemTime::now().duration_since(time).ok());
         let same_place = fs::read_to_string(&stamp).is_ok_and(|from| from == archive.sources());
         if !same_place || age.is_none_or(|age| age > FRESH) {
-            lists.apt("apt-get").arg("update").run_logged(log)?;
+            // Without this, apt takes lists that it could not fetch for a warning.
+            lists.apt("apt-get").args(["-o", "APT::Update::Error-Mode=any", "update"]).run_logged(log)?;
             fs::write(&stamp, archive.sources()).with_context(|| format!("cannot write {stamp}"))?;
         }
         Ok(lists)
