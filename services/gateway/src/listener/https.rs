@@ -10,7 +10,7 @@ use std::{
 use api::v1::OperatorLine;
 use rustls::ServerConfig;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     time::timeout,
 };
@@ -32,6 +32,10 @@ const RETRY: Duration = Duration::from_secs(2);
 /// clients at once needs its time for the last of them.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Connections that may wait to be accepted: as many as are served at once, for
+/// one that finds the queue full is not told so, and tries again after seconds.
+const BACKLOG: u32 = 512;
+
 /// Serves what the settings say until the gateway stops.
 pub(crate) async fn serve(gateway: Arc<Gateway>) {
     let mut settings = gateway.https.clone();
@@ -44,7 +48,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>) {
             // Dropped first: the new address may overlap with the old one. Requests under way are finished.
             drop(bound.take());
             if let Some(address) = wanted {
-                bound = Bound::to(address).await;
+                bound = Bound::to(address);
             }
             if let Some(bound) = &bound {
                 announce(&gateway, bound);
@@ -107,8 +111,8 @@ struct Bound {
 }
 
 impl Bound {
-    async fn to(address: ListenAddress) -> Option<Self> {
-        match bind(address).await {
+    fn to(address: ListenAddress) -> Option<Self> {
+        match bind(address) {
             Ok(listener) => Some(Self { address, listener, retire: watch::Sender::new(()) }),
             Err(error) => {
                 tracing::warn!("cannot listen on {address:?}, will try again: {error}");
@@ -118,15 +122,21 @@ impl Bound {
     }
 }
 
-async fn bind(address: ListenAddress) -> io::Result<TcpListener> {
+fn bind(address: ListenAddress) -> io::Result<TcpListener> {
     match address {
-        ListenAddress::One(address) => TcpListener::bind(address).await,
+        ListenAddress::One(address) => listen(address),
         // The IPv6 wildcard takes IPv4 as well; without IPv6 in the kernel only the other remains.
-        ListenAddress::Every { port } => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-            Ok(listener) => Ok(listener),
-            Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
-        },
+        ListenAddress::Every { port } => {
+            listen((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|_| listen((Ipv4Addr::UNSPECIFIED, port).into()))
+        }
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Handshake, then requests.
