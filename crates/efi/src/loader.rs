@@ -25,6 +25,9 @@ pub enum LoaderError {
     /// The machine was not started by systemd-boot.
     #[error("the boot loader did not say which entry it started")]
     NoEntry,
+    /// Nor from which partition it came.
+    #[error("the boot loader did not say which partition it came from")]
+    NoPartition,
     /// The entry that was started is no release of ours.
     #[error("the boot loader started something else than a release")]
     NotARelease(#[from] crate::UkiNameError),
@@ -45,6 +48,19 @@ pub fn releases(variables: &Variables) -> Result<Releases, LoaderError> {
         }
     }
     Ok(Releases { running, others })
+}
+
+/// GUID of the EFI system partition that this boot came from, in lower case, as
+/// in `/dev/disk/by-partuuid`.
+///
+/// # Errors
+///
+/// When the boot loader did not leave it, or it cannot be read.
+pub fn boot_partition(variables: &Variables) -> Result<String, LoaderError> {
+    let value = variables.read(Variable::LoaderDevicePartUuid)?.ok_or(LoaderError::NoPartition)?;
+    let text = strings(&value.data).next().unwrap_or_default().to_ascii_lowercase();
+    let is_guid = text.len() == 36 && text.bytes().all(|c| c.is_ascii_hexdigit() || c == b'-');
+    if is_guid { Ok(text) } else { Err(LoaderError::NoPartition) }
 }
 
 /// The NUL-terminated UTF-16 strings in `bytes`; what is no valid text is skipped.

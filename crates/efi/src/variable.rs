@@ -1,9 +1,11 @@
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
 };
+
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::Guid;
 
@@ -39,6 +41,8 @@ pub enum Variable {
     LoaderEntrySelected,
     /// Entries that the boot loader found.
     LoaderEntries,
+    /// GUID of the EFI system partition that the boot loader came from.
+    LoaderDevicePartUuid,
     /// How the root volume was unlocked at this boot; written in the initrd.
     TpmState,
     /// Set from the end of an installation to the first boot of its result.
@@ -47,7 +51,7 @@ pub enum Variable {
 
 impl Variable {
     /// Every known variable.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SecureBoot,
         Self::SetupMode,
         Self::DeployedMode,
@@ -58,6 +62,7 @@ impl Variable {
         Self::Dbx,
         Self::LoaderEntrySelected,
         Self::LoaderEntries,
+        Self::LoaderDevicePartUuid,
         Self::TpmState,
         Self::InstallComplete,
     ];
@@ -75,6 +80,7 @@ impl Variable {
             Self::Dbx => "dbx",
             Self::LoaderEntrySelected => "LoaderEntrySelected",
             Self::LoaderEntries => "LoaderEntries",
+            Self::LoaderDevicePartUuid => "LoaderDevicePartUUID",
             Self::TpmState => "IncusOSTPMState",
             Self::InstallComplete => "IncusOSInstallComplete",
         }
@@ -85,7 +91,7 @@ impl Variable {
         match self {
             Self::SecureBoot | Self::SetupMode | Self::DeployedMode | Self::AuditMode | Self::Pk | Self::Kek => GLOBAL,
             Self::Db | Self::Dbx => IMAGE_SECURITY,
-            Self::LoaderEntrySelected | Self::LoaderEntries => LOADER,
+            Self::LoaderEntrySelected | Self::LoaderEntries | Self::LoaderDevicePartUuid => LOADER,
             Self::TpmState | Self::InstallComplete => INCUS_OS,
         }
     }
@@ -130,6 +136,15 @@ pub enum VariableError {
         /// The variable.
         name: &'static str,
     },
+    /// The kernel or the firmware did not take it.
+    #[error("cannot change EFI variable {name}")]
+    Change {
+        /// The variable.
+        name: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// It is shorter than its own header.
     #[error("EFI variable {name} is cut off")]
     CutOff {
@@ -170,6 +185,45 @@ impl Variables {
         }
         let (attributes, data) = bytes.split_first_chunk::<4>().ok_or(VariableError::CutOff { name })?;
         Ok(Some(Value { attributes: u32::from_le_bytes(*attributes), data: data.to_vec() }))
+    }
+
+    /// Creates or replaces a variable.
+    ///
+    /// # Errors
+    ///
+    /// When the firmware does not take it.
+    pub fn write(&self, variable: Variable, value: &Value) -> Result<(), VariableError> {
+        let failed = |source| VariableError::Change { name: variable.name(), source };
+        self.unlock(variable);
+        // The kernel takes attributes and data in one write, or not at all.
+        let bytes = [&value.attributes.to_le_bytes()[..], &value.data].concat();
+        let mut file = File::create(self.path(variable)).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)
+    }
+
+    /// Removes a variable; that there is none is fine.
+    ///
+    /// # Errors
+    ///
+    /// When the firmware keeps it.
+    pub fn remove(&self, variable: Variable) -> Result<(), VariableError> {
+        self.unlock(variable);
+        match fs::remove_file(self.path(variable)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(VariableError::Change { name: variable.name(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Variables are immutable files, so that nobody removes one by accident.
+    /// What fails here fails again, and better explained, when the file is changed.
+    fn unlock(&self, variable: Variable) {
+        if let Ok(file) = File::open(self.path(variable))
+            && let Ok(flags) = ioctl_getflags(&file)
+        {
+            let _ = ioctl_setflags(&file, flags - IFlags::IMMUTABLE);
+        }
     }
 
     /// Whether a one-byte switch such as `SecureBoot` is on.
@@ -224,6 +278,23 @@ mod tests {
         let variables = Variables::in_dir(dir.path());
         assert!(matches!(variables.read(Variable::Db), Err(VariableError::CutOff { name: "db" })));
         assert!(matches!(variables.read(Variable::Dbx), Err(VariableError::TooLarge { name: "dbx" })));
+    }
+
+    #[test]
+    fn variables_are_written_with_their_attributes_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let variables = Variables::in_dir(dir.path());
+        let value = Value { attributes: 7, data: vec![0; 4] };
+        for _ in 0..2 {
+            variables.write(Variable::InstallComplete, &value).unwrap();
+            assert_eq!(variables.read(Variable::InstallComplete).unwrap(), Some(value.clone()));
+        }
+        for _ in 0..2 {
+            variables.remove(Variable::InstallComplete).unwrap();
+            assert_eq!(variables.read(Variable::InstallComplete).unwrap(), None);
+        }
+        let nowhere = Variables::in_dir("/nonexistent");
+        assert!(matches!(nowhere.write(Variable::TpmState, &value), Err(VariableError::Change { .. })));
     }
 
     #[test]

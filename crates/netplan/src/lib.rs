@@ -31,6 +31,7 @@ pub use desired::{
 pub use error::{ConfigError, FieldError, Object};
 pub use mac::{InvalidMac, MacAddress};
 pub use names::{DeviceName, KernelName};
+pub use parse::check;
 pub use plan::{CardPlan, Nic, OnlineDevice, Plan, Unsupported, plan};
 pub use render::File;
 pub use resolve::{ResolveError, generate_keys, prepare};

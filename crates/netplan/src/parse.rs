@@ -27,14 +27,22 @@ const LARGEST_MTU: i64 = 9000;
 /// IPv6 does not work below it, RFC 8200.
 const SMALLEST_MTU: i64 = 1280;
 
-/// Checks a configuration whose cards may still be given by name.
-pub(crate) fn check(config: &NetworkConfig) -> Result<(), ConfigError> {
+/// Checks a configuration whose cards may still be given by name, as in a seed.
+/// One without devices is right: it gets the default ones.
+///
+/// # Errors
+///
+/// The first thing that is wrong.
+pub fn check(config: &NetworkConfig) -> Result<(), ConfigError> {
     parse(config, Macs::MayBeNames).map(drop)
 }
 
 impl Desired {
     /// Checks a configuration whose cards are given by address.
     pub fn new(config: &NetworkConfig) -> Result<Self, ConfigError> {
+        if config.interfaces.is_empty() && config.bonds.is_empty() && config.vlans.is_empty() {
+            return Err(ConfigError::NoDevices);
+        }
         parse(config, Macs::Strict)
     }
 }
@@ -46,9 +54,6 @@ enum Macs {
 }
 
 fn parse(config: &NetworkConfig, macs: Macs) -> Result<Desired, ConfigError> {
-    if config.interfaces.is_empty() && config.bonds.is_empty() && config.vlans.is_empty() {
-        return Err(ConfigError::NoDevices);
-    }
     check_duplicates(config)?;
     let timeout = &config.default_confirmation_timeout;
     if !timeout.is_empty() {

@@ -1,25 +1,22 @@
-//! Finding sections in the raw tar archive.
+//! The raw tar archive at the start of a partition: reading and writing it.
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Seek as _, SeekFrom},
+    fs,
+    io::{self, Seek as _, SeekFrom, Write},
     os::unix::fs::FileExt,
 };
 
-use serde::de::DeserializeOwned;
-
-use crate::decode::{self, Syntax};
+use crate::file::File;
 
 const BLOCK: u64 = 512;
 
-/// Largest section that is read. Real ones are a few KiB of certificates and settings.
-const SECTION_LIMIT: u64 = 4 << 20;
+/// Largest file that is read. Real ones are a few KiB of certificates and settings.
+pub(crate) const FILE_LIMIT: u64 = 4 << 20;
 
 /// Most members that are walked over. Real seeds have about ten.
 const MEMBER_LIMIT: usize = 4096;
 
-/// Why a section cannot be used. A missing one is no error.
+/// Why an archive cannot be read. A missing one is no error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SeedError {
@@ -32,7 +29,7 @@ pub enum SeedError {
         #[source]
         source: io::Error,
     },
-    /// The archive is damaged before the section was found.
+    /// The archive is damaged.
     #[error("the seed archive is damaged at byte {offset}: {reason}")]
     Archive {
         /// Start of the bad header.
@@ -40,79 +37,87 @@ pub enum SeedError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The section is too large to be one.
-    #[error("seed file `{file}` has {size} bytes, more than the limit of {SECTION_LIMIT}")]
+    /// A file is too large to be part of a seed.
+    #[error("seed file `{file}` has {size} bytes, more than the limit of {FILE_LIMIT}")]
     TooLarge {
         /// Name of the member.
         file: String,
         /// Its size.
         size: u64,
     },
-    /// The section holds no document at all.
-    #[error("seed file `{file}` is empty")]
-    Empty {
-        /// Name of the member.
-        file: String,
-    },
-    /// The section does not say what it should.
-    #[error("seed file `{file}`: {reason}")]
-    Content {
-        /// Name of the member.
-        file: String,
-        /// What is wrong, and where. Never quotes the file: it may hold secrets.
-        reason: String,
-    },
 }
 
-/// An opened seed partition, or an image of one.
-pub struct Seed {
-    device: File,
+/// The files in the root of the archive at the start of `device`, in the
+/// archive's order. `None` when there is no archive, as on a disk that was
+/// written without a seed.
+///
+/// # Errors
+///
+/// When the device fails, or the archive is damaged or too large.
+pub fn read(device: &fs::File) -> Result<Option<Vec<File>>, SeedError> {
+    // A block device has no length of its own; its end can be sought.
+    let end = (&mut &*device).seek(SeekFrom::End(0));
+    let size = end.map_err(|source| SeedError::Read { offset: 0, source })?;
+    let walk = Walk { device, size };
+    if size < BLOCK || &walk.block(0)?[257..262] != b"ustar" {
+        return Ok(None);
+    }
+    walk.files().map(Some)
+}
+
+/// An archive of these files, readable by nobody but root, in their order.
+pub fn write(files: &[File]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for file in files {
+        archive.extend_from_slice(&header(file));
+        archive.extend_from_slice(&file.content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    // Two empty blocks are the end.
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+/// The header of a regular file, ustar(5).
+fn header(file: &File) -> [u8; 512] {
+    let mut block = [0; 512];
+    let mut field = |at: usize, width: usize, value: &[u8]| {
+        let length = value.len().min(width);
+        block[at..at + length].copy_from_slice(&value[..length]);
+    };
+    field(0, 100, file.name.as_bytes());
+    field(100, 8, b"0000600\0");
+    field(108, 8, b"0000000\0");
+    field(116, 8, b"0000000\0");
+    field(124, 12, format!("{:011o}\0", file.content.len()).as_bytes());
+    field(136, 12, b"00000000000\0");
+    field(148, 8, b"        ");
+    field(156, 1, b"0");
+    field(257, 8, b"ustar\x0000");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    let mut checksum = &mut block[148..156];
+    write!(checksum, "{sum:06o}\0 ").expect("six digits, a zero and a space are eight bytes");
+    block
+}
+
+/// A walk over the members of an archive.
+struct Walk<'a> {
+    device: &'a fs::File,
     size: u64,
 }
 
-impl Seed {
-    /// Looks for a seed on `device`. `None` when there is no archive on it, as
-    /// on a disk that was written without one.
-    pub fn open(mut device: File) -> Result<Option<Self>, SeedError> {
-        // A block device has no length of its own; its end can be sought.
-        let size = device.seek(SeekFrom::End(0)).map_err(|source| SeedError::Read { offset: 0, source })?;
-        let seed = Self { device, size };
-        if size < BLOCK {
-            return Ok(None);
-        }
-        let header = seed.block(0)?;
-        Ok((&header[257..262] == b"ustar").then_some(seed))
-    }
-
-    /// Decodes the section `name` (without the extension of its file). The
-    /// first member of the archive with that name and one of the three
-    /// extensions counts; `None` when there is none.
-    pub fn section<T: DeserializeOwned + Default>(&self, name: &str) -> Result<Option<T>, SeedError> {
-        let Some(member) = self.find(name)? else {
-            return Ok(None);
-        };
-        let text = self.read(&member)?;
-        decode::decode(&text, member.syntax).map(Some).map_err(|error| match error {
-            decode::Error::Empty => SeedError::Empty { file: member.file },
-            decode::Error::Content(reason) => SeedError::Content { file: member.file, reason },
-        })
-    }
-
-    /// Whether the archive has a section of this name, whatever it says.
-    pub fn has(&self, name: &str) -> Result<bool, SeedError> {
-        self.find(name).map(|member| member.is_some())
-    }
-
-    fn find(&self, name: &str) -> Result<Option<Member>, SeedError> {
+impl Walk<'_> {
+    fn files(&self) -> Result<Vec<File>, SeedError> {
+        let mut files = Vec::new();
         let mut offset = 0;
         let mut long_name = None;
         for _ in 0..MEMBER_LIMIT {
             if self.size - offset < BLOCK {
-                return Ok(None);
+                return Ok(files);
             }
             let block = self.block(offset)?;
             if block.iter().all(|byte| *byte == 0) {
-                return Ok(None);
+                return Ok(files);
             }
             let header = Header::parse(&block).map_err(|reason| SeedError::Archive { offset, reason })?;
             let content = offset + BLOCK;
@@ -129,9 +134,10 @@ impl Seed {
                 // The name of the following member, where it does not fit its header (GNU and pax archives).
                 b'L' | b'x' => long_name = Some(self.long_name(&header, content)?),
                 b'0' | b'\0' => {
-                    let file = long_name.take().flatten().unwrap_or(header.name);
-                    if let Some(syntax) = Syntax::of_section(&file, name) {
-                        return Ok(Some(Member { file, syntax, content, size: header.size }));
+                    let name = long_name.take().flatten().unwrap_or(header.name);
+                    let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
+                    if !name.is_empty() && !name.contains('/') {
+                        files.push(self.file(name, content, header.size)?);
                     }
                 }
                 _ => long_name = None,
@@ -142,7 +148,7 @@ impl Seed {
     }
 
     fn long_name(&self, header: &Header, content: u64) -> Result<Option<String>, SeedError> {
-        // No section has a long name, so a longer one need not be known.
+        // No seed file has a long name, so a longer one need not be known.
         if header.size > BLOCK {
             return Ok(Some(String::new()));
         }
@@ -155,11 +161,11 @@ impl Seed {
         Ok(text.lines().find_map(|line| line.split_once(" path=").map(|(_, path)| path.to_owned())))
     }
 
-    fn read(&self, member: &Member) -> Result<Vec<u8>, SeedError> {
-        if member.size > SECTION_LIMIT {
-            return Err(SeedError::TooLarge { file: member.file.clone(), size: member.size });
+    fn file(&self, name: String, content: u64, size: u64) -> Result<File, SeedError> {
+        if size > FILE_LIMIT {
+            return Err(SeedError::TooLarge { file: name, size });
         }
-        self.bytes(member.content, member.size)
+        Ok(File { name, content: self.bytes(content, size)? })
     }
 
     fn block(&self, offset: u64) -> Result<[u8; 512], SeedError> {
@@ -174,20 +180,6 @@ impl Seed {
         self.device.read_exact_at(&mut bytes, offset).map_err(|source| SeedError::Read { offset, source })?;
         Ok(bytes)
     }
-}
-
-impl fmt::Debug for Seed {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Seed").field("size", &self.size).finish_non_exhaustive()
-    }
-}
-
-/// A section that was found.
-struct Member {
-    file: String,
-    syntax: Syntax,
-    content: u64,
-    size: u64,
 }
 
 /// What is read of a tar header, tar(5).
@@ -234,24 +226,17 @@ fn text_until_nul(field: &[u8]) -> String {
 mod tests {
     use std::io::Write as _;
 
-    use serde::Deserialize;
-
     use super::*;
 
-    #[derive(Debug, Default, PartialEq, Deserialize)]
-    #[serde(default)]
-    struct Section {
-        version: String,
-    }
-
-    fn seed(bytes: &[u8]) -> Seed {
-        open(bytes).unwrap().unwrap()
-    }
-
-    fn open(bytes: &[u8]) -> Result<Option<Seed>, SeedError> {
+    fn open(bytes: &[u8]) -> Result<Option<Vec<File>>, SeedError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
-        Seed::open(file)
+        read(&file)
+    }
+
+    fn files(bytes: &[u8]) -> Vec<(String, String)> {
+        let text = |file: File| (file.name, String::from_utf8(file.content).unwrap());
+        open(bytes).unwrap().unwrap().into_iter().map(text).collect()
     }
 
     fn archive(members: &[(&str, &str)]) -> Vec<u8> {
@@ -268,57 +253,39 @@ mod tests {
         archive.into_inner().unwrap()
     }
 
-    fn version(seed: &Seed, name: &str) -> Option<String> {
-        seed.section::<Section>(name).unwrap().map(|section| section.version)
+    fn of(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
     }
 
     #[test]
     fn disk_without_an_archive_is_no_seed() {
-        assert!(open(&[]).unwrap().is_none());
-        assert!(open(&[0; 100]).unwrap().is_none());
-        assert!(open(&[0; 4096]).unwrap().is_none());
-        assert!(open(&[0xff; 4096]).unwrap().is_none());
+        for bytes in [&[][..], &[0; 100], &[0; 4096], &[0xff; 4096]] {
+            assert!(open(bytes).unwrap().is_none());
+        }
     }
 
     #[test]
-    fn first_member_of_any_extension_counts() {
-        let seed = seed(&archive(&[
-            ("README", "ignored"),
-            ("./install.yaml", "version: yaml"),
-            ("install.json", r#"{"version": "json"}"#),
-            ("network.yml", "version: yml"),
-            ("applications.json", r#"{"version": "json"}"#),
+    fn files_of_the_root_are_found_in_their_order() {
+        let found = files(&archive(&[
+            ("README", "a"),
+            ("./install.yaml", "b"),
+            ("dir/incus.yaml", "c"),
+            ("../incus.yaml", "d"),
+            ("/incus.yaml", "e"),
+            ("install.json", "f"),
         ]));
-        assert_eq!(version(&seed, "install").as_deref(), Some("yaml"));
-        assert_eq!(version(&seed, "network").as_deref(), Some("yml"));
-        assert_eq!(version(&seed, "applications").as_deref(), Some("json"));
-        assert_eq!(version(&seed, "missing"), None);
-        assert!(seed.has("install").unwrap() && !seed.has("instal").unwrap());
+        assert_eq!(found, of(&[("README", "a"), ("install.yaml", "b"), ("install.json", "f")]));
     }
 
     #[test]
-    fn names_match_as_a_whole_and_in_the_root_only() {
-        let seed = seed(&archive(&[
-            ("dir/incus.yaml", "version: a"),
-            ("../incus.yaml", "version: b"),
-            ("/incus.yaml", "version: c"),
-            ("incus.yaml.bak", "version: d"),
-            ("incus", "version: e"),
-            ("xincus.yaml", "version: f"),
-            ("INCUS.yaml", "version: g"),
-        ]));
-        assert_eq!(version(&seed, "incus"), None);
-    }
-
-    #[test]
-    fn links_and_devices_are_no_sections() {
+    fn links_and_devices_are_no_files() {
         for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Block, tar::EntryType::Directory] {
             let mut archive = tar::Builder::new(Vec::new());
             let mut header = tar::Header::new_ustar();
             header.set_entry_type(kind);
             header.set_size(0);
             archive.append_data(&mut header, "incus.yaml", &[][..]).unwrap();
-            assert_eq!(version(&seed(&archive.into_inner().unwrap()), "incus"), None);
+            assert_eq!(files(&archive.into_inner().unwrap()), []);
         }
     }
 
@@ -326,38 +293,48 @@ mod tests {
     fn names_of_gnu_and_pax_archives_are_read() {
         let long = format!("{}/incus.yaml", "d".repeat(200));
         let mut gnu = tar::Builder::new(Vec::new());
-        for (name, text) in [(long.as_str(), "version: long"), ("incus.yaml", "version: right")] {
+        for (name, text) in [(long.as_str(), "long"), ("incus.yaml", "right")] {
             let mut header = tar::Header::new_gnu();
             header.set_size(text.len() as u64);
             gnu.append_data(&mut header, name, text.as_bytes()).unwrap();
         }
-        assert_eq!(version(&seed(&gnu.into_inner().unwrap()), "incus").as_deref(), Some("right"));
+        assert_eq!(files(&gnu.into_inner().unwrap()), of(&[("incus.yaml", "right")]));
 
         let mut pax = tar::Builder::new(Vec::new());
         pax.append_pax_extensions([("path", b"incus.yaml".as_slice())]).unwrap();
         let mut header = tar::Header::new_ustar();
-        header.set_size(12);
-        pax.append_data(&mut header, "short", &b"version: pax"[..]).unwrap();
-        assert_eq!(version(&seed(&pax.into_inner().unwrap()), "incus").as_deref(), Some("pax"));
+        header.set_size(3);
+        pax.append_data(&mut header, "short", &b"pax"[..]).unwrap();
+        assert_eq!(files(&pax.into_inner().unwrap()), of(&[("incus.yaml", "pax")]));
     }
 
     #[test]
-    fn empty_section_is_an_error_of_its_own() {
-        for text in ["", "  \n", "# only a comment\n"] {
-            let error = seed(&archive(&[("network.yaml", text)])).section::<Section>("network").unwrap_err();
-            assert!(matches!(error, SeedError::Empty { .. }), "{text:?}: {error}");
-        }
-        let error = seed(&archive(&[("network.json", " ")])).section::<Section>("network").unwrap_err();
-        assert!(matches!(error, SeedError::Empty { .. }), "{error}");
+    fn what_is_written_is_read_by_us_and_by_tar() {
+        let written = [("install.yaml", ""), ("incus.json", "{}"), ("network.yaml", &*"x".repeat(513))];
+        let bytes = write(&written.map(|(name, text)| File { name: name.into(), content: text.into() }));
+        assert_eq!(files(&bytes), of(&written));
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let members: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let header = entry.unwrap();
+                assert_eq!(
+                    (header.header().mode().unwrap(), header.header().entry_type()),
+                    (0o600, tar::EntryType::Regular)
+                );
+                header.path().unwrap().to_str().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(members, ["install.yaml", "incus.json", "network.yaml"]);
+        assert_eq!(bytes.len() % 512, 0);
+        assert!(bytes[bytes.len() - 1024..].iter().all(|byte| *byte == 0));
     }
 
     #[test]
     fn damaged_archives_are_refused_with_their_place() {
         let good = archive(&[("a.yaml", "version: a"), ("b.yaml", "version: b")]);
-        let refused = |bytes: &[u8]| match open(bytes) {
-            Ok(Some(seed)) => seed.section::<Section>("b").unwrap_err().to_string(),
-            other => panic!("{other:?}"),
-        };
+        let refused = |bytes: &[u8]| open(bytes).unwrap_err().to_string();
         let mut checksum = good.clone();
         checksum[1024] ^= 1;
         assert_eq!(refused(&checksum), "the seed archive is damaged at byte 1024: its checksum does not match");
@@ -377,24 +354,23 @@ mod tests {
     }
 
     #[test]
-    fn archive_cut_short_ends_the_search() {
-        let good = archive(&[("a.yaml", "version: a"), ("b.yaml", "version: b")]);
-        assert_eq!(version(&seed(&good[..1024]), "b"), None);
-        assert!(seed(&good[..1536]).section::<Section>("b").is_err());
+    fn archive_cut_between_members_ends_there() {
+        let good = archive(&[("a.yaml", "a"), ("b.yaml", "b")]);
+        assert_eq!(files(&good[..1024]), of(&[("a.yaml", "a")]));
+        assert!(open(&good[..1536]).is_err());
     }
 
     #[test]
-    fn oversized_section_is_refused_before_it_is_read() {
-        let text = " ".repeat(usize::try_from(SECTION_LIMIT).unwrap() + 1);
-        let error = seed(&archive(&[("a.yaml", &text)])).section::<Section>("a").unwrap_err();
+    fn oversized_file_is_refused_before_it_is_read() {
+        let text = " ".repeat(usize::try_from(FILE_LIMIT).unwrap() + 1);
+        let error = open(&archive(&[("a.yaml", &text)])).unwrap_err();
         assert!(matches!(error, SeedError::TooLarge { .. }), "{error}");
     }
 
     #[test]
     fn endless_archive_ends() {
-        let member = archive(&[("x", "")]);
-        let bytes = member[..512].repeat(MEMBER_LIMIT + 1);
-        assert!(seed(&bytes).section::<Section>("a").unwrap_err().to_string().contains("members"));
+        let bytes = archive(&[("x", "")])[..512].repeat(MEMBER_LIMIT + 1);
+        assert!(open(&bytes).unwrap_err().to_string().contains("members"));
     }
 
     proptest::proptest! {
@@ -404,9 +380,7 @@ mod tests {
             if bytes.len() > 262 {
                 bytes[257..262].copy_from_slice(b"ustar");
             }
-            if let Ok(Some(seed)) = open(&bytes) {
-                let _ = seed.section::<Section>("incus");
-            }
+            let _ = open(&bytes);
         }
     }
 }

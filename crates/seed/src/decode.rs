@@ -1,6 +1,6 @@
-//! Reading a section with the leniency and the strictness that seeds always had:
+//! Reading a section with the leniency that seeds always had, and a little more:
 //!
-//! * a key that the section does not know is an error, at any depth;
+//! * a key that the section does not know is passed over, and reported;
 //! * JSON keys match in any letter case, and the last of several equal ones counts;
 //! * YAML reads `yes`, `no`, `on` and `off` where a boolean is wanted, any
 //!   scalar where a text is wanted, anchors and merge keys;
@@ -15,7 +15,7 @@ use std::{cell::RefCell, fmt};
 use serde::{
     Deserialize, Deserializer,
     de::{
-        DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, IntoDeserializer as _, MapAccess, SeqAccess, Visitor,
+        DeserializeOwned, DeserializeSeed, EnumAccess, IgnoredAny, IntoDeserializer as _, MapAccess, SeqAccess, Visitor,
     },
 };
 
@@ -26,45 +26,56 @@ pub(crate) enum Syntax {
     Yaml,
 }
 
-impl Syntax {
-    /// The syntax of archive member `file`, if it holds section `name`.
-    pub(crate) fn of_section(file: &str, name: &str) -> Option<Self> {
-        match file.strip_prefix("./").unwrap_or(file).strip_prefix(name)? {
-            ".json" => Some(Self::Json),
-            ".yaml" | ".yml" => Some(Self::Yaml),
-            _ => None,
-        }
-    }
-}
+/// Most unknown keys that are reported of one section.
+const UNKNOWN_LIMIT: usize = 20;
 
 #[derive(Debug)]
 pub(crate) enum Error {
     /// There is no document.
     Empty,
     /// The document is not what was asked for.
-    Content(String),
+    Content {
+        /// The key at which it is wrong, with those above it; empty for the document itself.
+        key: String,
+        /// Never quotes the document: it may hold secrets.
+        reason: String,
+    },
 }
 
-pub(crate) fn decode<T: DeserializeOwned + Default>(bytes: &[u8], syntax: Syntax) -> Result<T, Error> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Error::Content("is not UTF-8".into()))?;
+impl Error {
+    fn document(reason: impl Into<String>) -> Self {
+        Self::Content { key: String::new(), reason: reason.into() }
+    }
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Decoded<T> {
+    pub(crate) value: T,
+    /// The keys that the section does not know, with those above them.
+    pub(crate) unknown: Vec<String>,
+}
+
+pub(crate) fn decode<T: DeserializeOwned + Default>(bytes: &[u8], syntax: Syntax) -> Result<Decoded<T>, Error> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Error::document("is not UTF-8"))?;
     match syntax {
         Syntax::Json => json(text),
         Syntax::Yaml => yaml(text),
     }
 }
 
-fn json<T: DeserializeOwned + Default>(text: &str) -> Result<T, Error> {
+fn json<T: DeserializeOwned + Default>(text: &str) -> Result<Decoded<T>, Error> {
     // By way of a tree, where the last of several equal keys has won.
     let tree = serde_json::Deserializer::from_str(text)
         .into_iter::<serde_json::Value>()
         .next()
         .ok_or(Error::Empty)?
-        .map_err(|error| Error::Content(without_quotes(&error.to_string())))?;
+        .map_err(|error| Error::document(without_quotes(&error.to_string())))?;
     let track = Track::new(Dialect::Json);
     track.read(tree)
 }
 
-fn yaml<T: DeserializeOwned + Default>(text: &str) -> Result<T, Error> {
+fn yaml<T: DeserializeOwned + Default>(text: &str) -> Result<Decoded<T>, Error> {
     let nothing = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     if text.lines().all(nothing) {
         return Err(Error::Empty);
@@ -75,7 +86,7 @@ fn yaml<T: DeserializeOwned + Default>(text: &str) -> Result<T, Error> {
     }
     // Merge keys are resolved on a tree. It is the second choice: it has
     // forgotten how a number was written, which matters where a text is wanted.
-    let refuse = |error: serde_yaml::Error| Error::Content(without_quotes(&error.to_string()));
+    let refuse = |error: serde_yaml::Error| Error::document(without_quotes(&error.to_string()));
     let mut tree = serde_yaml::Value::deserialize(document()?).map_err(refuse)?;
     tree.apply_merge().map_err(refuse)?;
     Track::new(Dialect::YamlTree).read(tree)
@@ -101,25 +112,38 @@ enum Dialect {
 struct Track {
     dialect: Dialect,
     path: RefCell<Vec<String>>,
+    unknown: RefCell<Vec<String>>,
 }
 
 impl Track {
     fn new(dialect: Dialect) -> Self {
-        Self { dialect, path: RefCell::default() }
+        Self { dialect, path: RefCell::default(), unknown: RefCell::default() }
     }
 
-    fn read<'de, T, D>(self, document: D) -> Result<T, Error>
+    fn read<'de, T, D>(self, document: D) -> Result<Decoded<T>, Error>
     where
         T: Deserialize<'de> + Default,
         D: Deserializer<'de>,
     {
         match Option::<T>::deserialize(Lenient { inner: document, track: &self }) {
-            Ok(value) => Ok(value.unwrap_or_default()),
+            Ok(value) => Ok(Decoded { value: value.unwrap_or_default(), unknown: self.unknown.into_inner() }),
             Err(error) => {
-                let path = self.path.borrow().join(".");
-                let error = without_quotes(&error.to_string());
-                Err(Error::Content(if path.is_empty() { error } else { format!("at `{path}`: {error}") }))
+                let key = self.path.borrow().join(".");
+                Err(Error::Content { key, reason: without_quotes(&error.to_string()) })
             }
+        }
+    }
+
+    /// Keeps note of a key that is passed over. Every section may have a
+    /// version, whether it looks at it or not.
+    fn pass_over(&self, key: &str) {
+        let path = self.path.borrow();
+        if path.is_empty() && key == "version" {
+            return;
+        }
+        let mut unknown = self.unknown.borrow_mut();
+        if unknown.len() < UNKNOWN_LIMIT {
+            unknown.push(path.iter().map(String::as_str).chain([key]).collect::<Vec<_>>().join("."));
         }
     }
 
@@ -329,17 +353,22 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {
-        let Some(written) = self.inner.next_key::<String>()? else {
-            return Ok(None);
-        };
-        let key = match self.context.fields {
-            None => written,
-            Some(fields) => known(&written, fields, self.context.track.dialect)
-                .ok_or_else(|| A::Error::custom(format!("unknown key `{written}`")))?
-                .to_owned(),
-        };
-        self.key.clone_from(&key);
-        seed.deserialize(key.into_deserializer()).map(Some)
+        while let Some(written) = self.inner.next_key::<String>()? {
+            let key = match self.context.fields {
+                None => written,
+                Some(fields) => match known(&written, fields, self.context.track.dialect) {
+                    Some(field) => field.to_owned(),
+                    None => {
+                        self.context.track.pass_over(&written);
+                        self.inner.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                },
+            };
+            self.key.clone_from(&key);
+            return seed.deserialize(key.into_deserializer()).map(Some);
+        }
+        Ok(None)
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
@@ -442,19 +471,20 @@ mod tests {
         up: bool,
     }
 
-    fn read(text: &str, syntax: Syntax) -> Result<Section, String> {
+    fn read(text: &str, syntax: Syntax) -> Result<Decoded<Section>, String> {
         decode(text.as_bytes(), syntax).map_err(|error| match error {
             Error::Empty => "empty".into(),
-            Error::Content(reason) => reason,
+            Error::Content { key, reason } if key.is_empty() => reason,
+            Error::Content { key, reason } => format!("{key}: {reason}"),
         })
     }
 
     fn json(text: &str) -> Result<Section, String> {
-        read(text, Syntax::Json)
+        read(text, Syntax::Json).map(|read| read.value)
     }
 
     fn yaml(text: &str) -> Result<Section, String> {
-        read(text, Syntax::Yaml)
+        read(text, Syntax::Yaml).map(|read| read.value)
     }
 
     #[test]
@@ -464,15 +494,25 @@ mod tests {
         assert_eq!(section.version, "1");
         assert_eq!(section.inner.unwrap(), Inner { address: Some("a".into()), number: 5, up: false });
         assert!(section.map["Enp5s0"].up);
-        assert!(yaml("Version: 1").unwrap_err().contains("unknown key `Version`"));
+        assert_eq!(yaml("Version: 1").unwrap().version, "");
     }
 
     #[test]
-    fn unknown_keys_are_refused_at_any_depth() {
-        assert_eq!(json(r#"{"config":{}}"#).unwrap_err(), "unknown key `config`");
-        assert_eq!(json(r#"{"list":[{},{"x":1}]}"#).unwrap_err(), "at `list.1`: unknown key `x`");
-        assert!(yaml("inner: {up: true, x: 1}").unwrap_err().contains("unknown key `x`"));
-        assert!(yaml("map: {a: {x: 1}}").unwrap_err().contains("unknown key `x`"));
+    fn unknown_keys_are_passed_over_and_reported_at_any_depth() {
+        let unknown = |text, syntax| read(text, syntax).unwrap().unknown;
+        assert_eq!(unknown(r#"{"config":{"a":[1,{}]},"version":"1"}"#, Syntax::Json), ["config"]);
+        assert_eq!(unknown(r#"{"list":[{},{"x":1,"number":2}]}"#, Syntax::Json), ["list.1.x"]);
+        assert_eq!(unknown("inner: {up: true, x: 1, y: [2]}", Syntax::Yaml), ["inner.x", "inner.y"]);
+        assert_eq!(unknown("map: {a: {x: 1}}\nVersion: 1", Syntax::Yaml), ["map.a.x", "Version"]);
+        assert_eq!(json(r#"{"list":[{"x":1,"number":2}]}"#).unwrap().list[0].number, 2);
+        let many: String = (0..100).map(|index| format!("x{index}: 1\n")).collect();
+        assert_eq!(unknown(&many, Syntax::Yaml).len(), UNKNOWN_LIMIT);
+    }
+
+    #[test]
+    fn a_version_is_no_unknown_key_of_a_section_without_one() {
+        let decoded = decode::<Inner>(b"version: 1\nup: on\n", Syntax::Yaml).unwrap();
+        assert!(decoded.unknown.is_empty() && decoded.value.up);
     }
 
     #[test]

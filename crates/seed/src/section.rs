@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn incus_section_of_the_image_tools_is_read() {
         let text = "version: \"1\"\napply_defaults: true\npreseed:\n  config:\n    oidc.issuer: https://example.org\n    core.x: 1\n  certificates:\n  - name: admin\n    type: client\n    description: Initial admin client\n    certificate: |-\n      -----BEGIN CERTIFICATE-----\n      AAAA\n      -----END CERTIFICATE-----\n";
-        let incus: Incus = decode(text.as_bytes(), Syntax::Yaml).unwrap();
+        let incus: Incus = decode(text.as_bytes(), Syntax::Yaml).unwrap().value;
         let preseed = incus.preseed.unwrap();
         assert!(incus.apply_defaults);
         assert_eq!(preseed.certificates[0].kind, "client");
@@ -126,13 +126,15 @@ mod tests {
 
     #[test]
     fn sections_of_the_fleet_manager_with_zero_values_are_read() {
-        let incus: Incus = decode(b"{version: \"1\", apply_defaults: false, preseed: null}", Syntax::Yaml).unwrap();
+        let incus: Incus =
+            decode(b"{version: \"1\", apply_defaults: false, preseed: null}", Syntax::Yaml).unwrap().value;
         assert_eq!(incus.preseed, None);
         let text = b"version: \"\"\napply_defaults: false\ntrusted_client_certificates: []\npreseed: null\n";
-        assert_eq!(decode::<TrustedClients>(text, Syntax::Yaml).unwrap(), TrustedClients::default());
+        assert_eq!(decode::<TrustedClients>(text, Syntax::Yaml).unwrap().value, TrustedClients::default());
         let text = br#"{"version":"1.2.3","applications":[{"name":"incus"},{"name":"debug"}]}"#;
         let names: Vec<_> = decode::<Applications>(text, Syntax::Json)
             .unwrap()
+            .value
             .applications
             .into_iter()
             .map(|application| application.name)
@@ -142,9 +144,9 @@ mod tests {
 
     #[test]
     fn odd_certificates_of_a_preseed_are_kept_for_the_caller_to_refuse() {
-        let incus: Incus = decode(br#"{"preseed":{"certificates":[5,{"type":"client"},null]}}"#, Syntax::Json).unwrap();
-        assert_eq!(incus.preseed.unwrap().certificates.len(), 3);
-        let incus: Incus = decode(br#"{"preseed":{"certificates":"x"}}"#, Syntax::Json).unwrap();
-        assert!(incus.preseed.unwrap().certificates.is_empty());
+        let incus = |text: &[u8]| decode::<Incus>(text, Syntax::Json).unwrap().value;
+        let odd = incus(br#"{"preseed":{"certificates":[5,{"type":"client"},null]}}"#);
+        assert_eq!(odd.preseed.unwrap().certificates.len(), 3);
+        assert!(incus(br#"{"preseed":{"certificates":"x"}}"#).preseed.unwrap().certificates.is_empty());
     }
 }

@@ -6,7 +6,6 @@
 //!
 //! Nothing here fetches or applies an update yet.
 
-mod config;
 mod rpc;
 mod state;
 mod versions;

@@ -5,7 +5,7 @@ use store::StoreError;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
-use crate::{config, state::State, versions::Versions};
+use crate::{state::State, versions::Versions};
 
 pub(crate) struct Rpc {
     state: Mutex<State>,
@@ -26,7 +26,7 @@ impl Update for Rpc {
 
     async fn put(&self, request: Request<SystemUpdate>) -> Result<Response<Empty>, Status> {
         let config = request.into_inner().config.unwrap_or_default();
-        config::validate(&config).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        schedule::validate(&config).map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.state.lock().await.set_config(config).map_err(|error| not_saved(&error))?;
         Ok(Response::new(Empty {}))
     }

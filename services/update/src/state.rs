@@ -6,8 +6,6 @@ use api::v1::{ProviderConfig, SystemProvider, SystemUpdate, UpdateConfig, Update
 use serde::{Deserialize, Serialize};
 use store::{Store, StoreError};
 
-use crate::config;
-
 /// Version of the document below.
 const SCHEMA_VERSION: u32 = 1;
 
@@ -26,7 +24,7 @@ impl Default for Document {
     fn default() -> Self {
         let images = ProviderConfig { name: "images".into(), ..ProviderConfig::default() };
         Self {
-            config: config::default_config(),
+            config: schedule::default_config(),
             last_check: NEVER.into(),
             provider: SystemProvider { config: Some(images), state: None },
         }

@@ -63,8 +63,11 @@ impl ServerCertificate {
 
     /// What the gateway is told for this configuration.
     pub(crate) fn settings(&self, config: &FallbackListenerConfig) -> ListenerSettings {
-        let clients: Vec<_> =
-            config.trusted_client_certificates.iter().filter_map(|client| config::client_der(client).ok()).collect();
+        let clients: Vec<_> = config
+            .trusted_client_certificates
+            .iter()
+            .filter_map(|client| values::certificate_der(client).ok())
+            .collect();
         // An address that a newer release understood is no reason to be unreachable.
         let address = config::address(&config.listen_address).or_else(|_| config::address(""));
         match address {

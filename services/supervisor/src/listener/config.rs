@@ -3,10 +3,7 @@
 use std::net::SocketAddr;
 
 use api::v1::FallbackListenerConfig;
-use x509_parser::{
-    pem::parse_x509_pem,
-    prelude::{FromDer as _, X509Certificate},
-};
+use values::{CertificateError, certificate_der};
 
 /// The port where none is configured. Kernel-chosen ports, which the reference
 /// daemon uses, would have to be looked up on the console after every boot.
@@ -14,9 +11,6 @@ const DEFAULT_PORT: u16 = 9443;
 
 /// Most clients that are accepted.
 const CLIENT_LIMIT: usize = 1024;
-
-/// Largest certificate, in bytes of PEM.
-const CERTIFICATE_LIMIT: usize = 64 << 10;
 
 /// What is wrong with the settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +22,7 @@ pub(crate) enum ConfigError {
     #[error("{0} trusted client certificates are more than the limit of {CLIENT_LIMIT}")]
     TooManyClients(usize),
     #[error("trusted client certificate {index} {reason}")]
-    Client { index: usize, reason: &'static str },
+    Client { index: usize, reason: CertificateError },
 }
 
 /// Refuses settings that could not be served.
@@ -41,7 +35,7 @@ pub(crate) fn check(config: &FallbackListenerConfig) -> Result<(), ConfigError> 
         _ => {}
     }
     for (index, client) in clients.iter().enumerate() {
-        client_der(client).map_err(|reason| ConfigError::Client { index, reason })?;
+        certificate_der(client).map_err(|reason| ConfigError::Client { index, reason })?;
     }
     Ok(())
 }
@@ -62,21 +56,6 @@ pub(crate) fn address(text: &str) -> Result<String, ConfigError> {
         (0, _) => Err(ConfigError::Address(text.to_owned())),
         (port, true) => Ok(format!(":{port}")),
         (_, false) => Ok(address),
-    }
-}
-
-/// The DER of a client's certificate.
-pub(crate) fn client_der(pem: &str) -> Result<Vec<u8>, &'static str> {
-    if pem.len() > CERTIFICATE_LIMIT {
-        return Err("is too large");
-    }
-    let (_, block) = parse_x509_pem(pem.as_bytes()).map_err(|_| "is not a PEM block")?;
-    if block.label != "CERTIFICATE" {
-        return Err("is a PEM block of another type than CERTIFICATE");
-    }
-    match X509Certificate::from_der(&block.contents) {
-        Ok(([], _)) => Ok(block.contents),
-        _ => Err("is not an X.509 certificate"),
     }
 }
 
@@ -141,8 +120,7 @@ mod tests {
         assert_eq!(check(&with("", &[])), Err(ConfigError::NoClients));
         let cut = pem.replace("-----END", "AAAA\n-----END");
         let empty = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n";
-        let long = format!("{}{pem}", " ".repeat(CERTIFICATE_LIMIT));
-        for bad in ["", "text", &key, &cut, empty, &pem[..pem.len() / 2], &long] {
+        for bad in ["", "text", &key, &cut, empty, &pem[..pem.len() / 2]] {
             let error = check(&with("", &[&pem, bad])).unwrap_err();
             assert!(matches!(error, ConfigError::Client { index: 1, .. }), "{bad:?}: {error}");
             assert!(error.to_string().starts_with("trusted client certificate 1 is "), "{error}");

@@ -26,6 +26,9 @@ use crate::{
 };
 use certificate::ServerCertificate;
 
+/// Something for the operator: how bad it is, what it means, and why.
+type Problem = (Level, &'static str, String);
+
 /// The listener's settings and those who follow them.
 #[derive(Debug, Clone)]
 pub(crate) struct Listener {
@@ -53,12 +56,18 @@ impl Listener {
                 Ok(certificate) => {
                     this.certificate.send_replace(Some(certificate));
                 }
-                Err(error) => problems.push(("The HTTPS listener has no certificate and stays off", error.to_string())),
+                Err(error) => {
+                    problems.push((
+                        Level::Error,
+                        "The HTTPS listener has no certificate and stays off",
+                        error.to_string(),
+                    ));
+                }
             }
             problems
         });
-        for (message, error) in prepared.await.unwrap_or_default() {
-            operator.say(Level::Error, message, &[("error", &error)]).await;
+        for (level, message, reason) in prepared.await.unwrap_or_default() {
+            operator.say(level, message, &[("reason", &reason)]).await;
         }
         self.publish();
     }
@@ -102,17 +111,17 @@ impl Listener {
         });
     }
 
-    fn take_over_seed(&self, seed: Option<File>, problems: &mut Vec<(&'static str, String)>) {
+    fn take_over_seed(&self, seed: Option<File>, problems: &mut Vec<Problem>) {
         // A machine without a seed partition may be given one later, so only a
         // seed that was read counts as taken over.
         let Some(seed) = seed.filter(|_| !self.state.get().seed_applied) else {
             return;
         };
-        match seeded::clients(seed) {
+        match seeded::clients(&seed) {
             Ok(None) => {}
             Ok(Some(seeded)) => {
-                problems
-                    .extend(seeded.refused.into_iter().map(|why| ("A client certificate of the seed is ignored", why)));
+                problems.extend(seeded.errors.into_iter().map(|why| (Level::Error, "The seed has a mistake", why)));
+                problems.extend(seeded.warnings.into_iter().map(|why| (Level::Warn, "The seed says too much", why)));
                 let saved = self.state.change(|state| {
                     let config = state.fallback_listener.get_or_insert_default();
                     for client in seeded.clients {
@@ -123,11 +132,11 @@ impl Listener {
                     state.seed_applied = true;
                 });
                 if let Err(error) = saved {
-                    problems.push(("The clients of the seed cannot be saved", error.to_string()));
+                    problems.push((Level::Error, "The clients of the seed cannot be saved", error.to_string()));
                 }
             }
             // Tried again at the next start: the seed can be repaired from outside.
-            Err(error) => problems.push(("The seed cannot be read", seeded::reason(&error))),
+            Err(error) => problems.push((Level::Error, "The seed cannot be read", seeded::reason(&error))),
         }
     }
 }

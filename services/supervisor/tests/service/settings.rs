@@ -19,12 +19,9 @@ fn client(name: &str) -> String {
 fn seed(client: &str) -> File {
     let certificate = serde_json::Value::from(client).to_string();
     let incus = format!(r#"{{"preseed":{{"certificates":[{{"type":"client","certificate":{certificate}}}]}}}}"#);
-    let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_size(incus.len() as u64);
-    archive.append_data(&mut header, "incus.json", incus.as_bytes()).unwrap();
     let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&archive.into_inner().unwrap()).unwrap();
+    let files = [seed::File { name: "incus.json".into(), content: incus.into_bytes() }];
+    file.write_all(&seed::write(&files)).unwrap();
     file
 }
 
@@ -146,7 +143,7 @@ async fn unreadable_seed_is_reported_and_tried_again() {
     let mut machine = bench.machine();
     machine.seed = Some(broken);
     let supervisor = bench.supervisor(machine);
-    bench.lines_until("ERROR The seed cannot be read error=the seed archive is damaged at byte 0").await;
+    bench.lines_until("ERROR The seed cannot be read reason=the seed archive is damaged at byte 0").await;
     supervisor.stop().await;
 
     let mut machine = bench.machine();

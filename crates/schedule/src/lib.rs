@@ -1,4 +1,6 @@
-//! The update configuration, checked.
+//! When updates are looked for and applied: the update configuration, and what
+//! makes one right. Pure values: the update service and the validator of seeds
+//! ask the same question here.
 
 use api::v1::{MaintenanceWindow, UpdateConfig};
 
@@ -6,21 +8,43 @@ use api::v1::{MaintenanceWindow, UpdateConfig};
 /// positions in the list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum ConfigError {
+pub enum ConfigError {
+    /// The channel is empty.
     #[error("update channel must be given, for example `stable`")]
     NoChannel,
+    /// The channel could not be part of a request.
     #[error("update channel {0:?} may only hold letters, digits, `-`, `_` and `.`, at most 64 of them")]
     Channel(String),
+    /// The frequency is no duration.
     #[error("invalid update frequency: {0}")]
     Frequency(#[from] values::DurationError),
+    /// The frequency is less than nothing.
     #[error("update frequency must be a positive value")]
     NegativeFrequency,
+    /// One end has a day and the other none.
     #[error("maintenance window {0}: a day of the week must be given for both its start and its end, or for neither")]
     OneDay(usize),
+    /// A day of no week.
     #[error("maintenance window {window}: {value:?} is not a day of the week from `Sunday` to `Saturday`")]
-    Day { window: usize, value: String },
+    Day {
+        /// Position of the window.
+        window: usize,
+        /// What stands for the day.
+        value: String,
+    },
+    /// A time of no day.
     #[error("maintenance window {window}: {key} {value} is not between 0 and {limit}")]
-    Time { window: usize, key: &'static str, value: i64, limit: i64 },
+    Time {
+        /// Position of the window.
+        window: usize,
+        /// Which of its four numbers.
+        key: &'static str,
+        /// What it is.
+        value: i64,
+        /// What it may be at most.
+        limit: i64,
+    },
+    /// The interval of one day is empty.
     #[error("maintenance window {0}: the end is before the start")]
     EndBeforeStart(usize),
 }
@@ -29,12 +53,12 @@ pub(crate) enum ConfigError {
 const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// What a machine follows that was never told otherwise.
-pub(crate) fn default_config() -> UpdateConfig {
+pub fn default_config() -> UpdateConfig {
     UpdateConfig { channel: "stable".into(), check_frequency: "6h".into(), ..UpdateConfig::default() }
 }
 
 /// Checks everything that a client may have got wrong.
-pub(crate) fn validate(config: &UpdateConfig) -> Result<(), ConfigError> {
+pub fn validate(config: &UpdateConfig) -> Result<(), ConfigError> {
     validate_channel(&config.channel)?;
     validate_frequency(&config.check_frequency)?;
     config.maintenance_windows.iter().enumerate().try_for_each(|(index, window)| validate_window(index, window))
