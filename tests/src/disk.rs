@@ -6,23 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use media::{Partition, Table};
 use testkit::image::Image;
 use testkit::process;
-
-/// Bytes per sector of every image.
-const SECTOR: u64 = 512;
-
-/// One partition of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Partition {
-    /// Its label.
-    pub label: String,
-    /// First byte.
-    pub start: u64,
-    /// Bytes.
-    pub size: u64,
-}
 
 /// The partitions of a raw disk image, in the order of the table.
 ///
@@ -31,26 +18,8 @@ pub struct Partition {
 /// When there is no partition table.
 pub fn partitions(disk: &Path) -> Result<Vec<Partition>> {
     let file = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
-    let mut header = [0; 92];
-    file.read_exact_at(&mut header, SECTOR)?;
-    if &header[..8] != b"EFI PART" {
-        bail!("{} has no partition table", disk.display());
-    }
-    let table = number(&header[72..80]) * SECTOR;
-    let (count, length) = (number(&header[80..84]), number(&header[84..88]));
-    let mut partitions = Vec::new();
-    for index in 0..count {
-        let mut entry = [0; 128];
-        file.read_exact_at(&mut entry, table + index * length)?;
-        if entry[..16] == [0; 16] {
-            continue;
-        }
-        let (first, last) = (number(&entry[32..40]), number(&entry[40..48]));
-        let units: Vec<u16> = entry[56..].chunks(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect();
-        let label = String::from_utf16_lossy(&units).trim_end_matches('\0').to_owned();
-        partitions.push(Partition { label, start: first * SECTOR, size: (last - first + 1) * SECTOR });
-    }
-    Ok(partitions)
+    let table = Table::read(&file).with_context(|| format!("{} has no partition table", disk.display()))?;
+    Ok(table.partitions)
 }
 
 /// A copy of an image's disk in `folder`, to be damaged.
@@ -106,10 +75,6 @@ pub fn esp_files(disk: &Path, folder: &str) -> Result<Vec<String>> {
     let arguments = ["-b", "-i", &volume, &format!("::{folder}")];
     let list = process::run("mdir", &arguments, Path::new("/"), Duration::from_secs(60))?;
     Ok(list.lines().filter_map(|line| Some(line.rsplit('/').next()?.to_owned())).collect())
-}
-
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn text(path: &Path) -> Result<&str> {

@@ -35,6 +35,7 @@ fn bare_machine(folder: &Path, spec: &Spec) -> (Store, Vm) {
         os_name: "none".to_owned(),
         os_version: "000000000000".to_owned(),
         disk_image,
+        iso_image: none.clone(),
         uki: none.clone(),
         usr: none.clone(),
         usr_verity: none.clone(),
@@ -108,7 +109,7 @@ fn seed_is_in_its_partition() {
     process::run("qemu-img", &arguments, folder.path(), MOMENT).unwrap();
     let seed = fs::read(vm.folder().seed()).unwrap();
     let mut found = vec![0; seed.len()];
-    std::os::unix::fs::FileExt::read_exact_at(&File::open(&raw).unwrap(), &mut found, testkit::seed::OFFSET).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&File::open(&raw).unwrap(), &mut found, media::SEED_OFFSET).unwrap();
     assert!(found == seed);
 }
 

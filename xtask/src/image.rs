@@ -28,14 +28,23 @@ use crate::{
 const OS_NAME: &str = "IncusOS";
 /// The program that holds every service, and the names it goes by.
 const PROGRAM: &str = "incus-os";
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "incus-osd",
     "incus-osd-gateway",
+    "incus-osd-installer",
     "incus-osd-network",
     "incus-osd-storage",
     "incus-osd-security",
     "incus-osd-update",
 ];
+/// Our program in the initrd, and its package.
+const INITRD_PROGRAM: &str = "incus-os-initrd";
+const INITRD_PACKAGE: &str = "initrd";
+/// Sectors of a CD-ROM.
+const ISO_SECTOR: u64 = 2048;
+/// What a test image tells on its serial console: kernel, units and journal. Part of the signed
+/// command line, because the disk encryption is bound to it.
+const TEST_COMMAND_LINE: &str = "console=ttyS0 loglevel=5 systemd.journald.forward_to_console=1";
 /// The harness's program in images of the test flavour; package and binary share the name.
 const AGENT: &str = "test-agent";
 /// How many images to keep.
@@ -91,6 +100,7 @@ pub(crate) fn build(
         true => None,
         false => Some(build_program(paths, steps, "services", "multicall", PROGRAM)?),
     };
+    let initrd_program = build_program(paths, steps, "initrd program", INITRD_PACKAGE, INITRD_PROGRAM)?;
     let agent = match options.flavour {
         Flavour::Product => None,
         Flavour::Test => Some(build_program(paths, steps, "test agent", AGENT, AGENT)?),
@@ -107,6 +117,7 @@ pub(crate) fn build(
         steps,
         pki: &pki,
         program: program.as_deref(),
+        initrd_program: &initrd_program,
         agent: agent.as_deref(),
         archive_key: lists.key()?,
         options,
@@ -144,6 +155,7 @@ struct Inputs<'a> {
     steps: &'a Steps,
     pki: &'a Pki,
     program: Option<&'a Utf8Path>,
+    initrd_program: &'a Utf8Path,
     agent: Option<&'a Utf8Path>,
     archive_key: String,
     options: &'a Options,
@@ -167,7 +179,7 @@ impl Inputs<'_> {
         if let Some(agent) = self.agent {
             key = key.add_path(agent)?;
         }
-        Ok(key.finish())
+        Ok(key.add_path(self.initrd_program)?.finish())
     }
 
     fn definition(&self) -> Utf8PathBuf {
@@ -210,6 +222,7 @@ impl Inputs<'_> {
                 .args(["--sign-expected-pcr-certificate", self.pki.certificate("pcr").as_str()])
                 .args(["--verity-key", self.pki.key("verity").as_str()])
                 .args(["--verity-certificate", self.pki.certificate("verity").as_str()])
+                .args(self.flavour_arguments())
                 .arg("build")
                 .run_logged(log)
         })?;
@@ -217,15 +230,31 @@ impl Inputs<'_> {
         fs::remove_dir_all(&work).with_context(|| format!("cannot remove {work}"))
     }
 
-    /// The initrd without kernel modules; it depends on the archive and its own folder only.
+    fn flavour_arguments(&self) -> Vec<&str> {
+        match self.options.flavour {
+            Flavour::Product => Vec::new(),
+            Flavour::Test => vec!["--kernel-command-line", TEST_COMMAND_LINE],
+        }
+    }
+
+    /// The initrd without kernel modules; it depends on the archive, its own folder and our program.
     fn initrd(&self, sandbox: &Utf8Path, work: &Utf8Path) -> Result<Utf8PathBuf> {
         let definition = self.definition().join("initrd");
-        let key = Key::default().add("archive", &self.archive_key).add_path(&definition)?.finish();
+        let key = Key::default().add("archive", &self.archive_key).add_path(&definition)?;
+        let key = key.add_path(self.initrd_program)?.finish();
         let dir = self.paths.cache.join("initrds").join(key);
         if !dir.exists() {
             let output = work.join("initrd");
             self.steps.step("initrd", Duration::from_mins(2), |log| {
-                self.mkosi(&definition, sandbox, work, &output)?.arg("build").run_logged(log)
+                let extra = work.join("initrd-extra");
+                let programs = extra.join("usr/lib").join(PROGRAM);
+                fs::create_dir_all(&programs).with_context(|| format!("cannot create {programs}"))?;
+                fs::copy(self.initrd_program, programs.join(INITRD_PROGRAM))
+                    .with_context(|| format!("cannot copy {}", self.initrd_program))?;
+                self.mkosi(&definition, sandbox, work, &output)?
+                    .args(["--extra-tree", extra.as_str()])
+                    .arg("build")
+                    .run_logged(log)
             })?;
             fs::create_dir_all(dir.with_file_name("")).with_context(|| format!("cannot create the parent of {dir}"))?;
             fs::rename(&output, &dir).with_context(|| format!("cannot rename {output}"))?;
@@ -304,12 +333,16 @@ impl Inputs<'_> {
         ];
         let size = fs::metadata(&found[1]).with_context(|| format!("cannot look at {}", found[1]))?.len();
         ensure!(size <= UKI_LIMIT, "the kernel image has {size} bytes, more than {UKI_LIMIT}");
-        let [disk_image, uki, usr, usr_verity, usr_verity_sig] =
-            found.map(|file| dir.join(file.file_name().unwrap_or_default()).into_std_path_buf());
+        let iso = output.join(format!("{stem}.iso"));
+        self.steps.step("CD-ROM image", Duration::from_secs(20), |_| for_cd_rom(&found[0], &iso))?;
+        let in_place = |file: &Utf8Path| dir.join(file.file_name().unwrap_or_default()).into_std_path_buf();
+        let [disk_image, uki, usr, usr_verity, usr_verity_sig] = found.map(|file| in_place(&file));
+        let iso_image = in_place(&iso);
         let info = Image {
             os_name: OS_NAME.to_owned(),
             os_version: version.to_owned(),
             disk_image,
+            iso_image,
             uki,
             usr,
             usr_verity,
@@ -319,6 +352,25 @@ impl Inputs<'_> {
         fs::write(output.join(DESCRIPTION), serde_json::to_vec_pretty(&info)?).context("cannot describe the image")?;
         fs::rename(output, dir).with_context(|| format!("cannot rename {output}"))
     }
+}
+
+/// Makes the image for CD-ROMs, which have larger sectors.
+fn for_cd_rom(disk_image: &Utf8Path, iso: &Utf8Path) -> Result<()> {
+    let source = File::open(disk_image).with_context(|| format!("cannot open {disk_image}"))?;
+    let size = source.metadata().with_context(|| format!("cannot look at {disk_image}"))?.len();
+    let target = File::options().read(true).write(true).create_new(true).open(iso);
+    let target = target.with_context(|| format!("cannot create {iso}"))?;
+    // The second partition table is larger by a few sectors, and what lies between partitions too.
+    target.set_len((size + (8 << 20)).next_multiple_of(ISO_SECTOR)).with_context(|| format!("cannot grow {iso}"))?;
+    let copy = media::Copy {
+        source: &source,
+        target: &target,
+        becomes: media::Target::Medium,
+        sector_size: ISO_SECTOR,
+        seed: None,
+    };
+    media::copy(&copy, &mut |_| ()).with_context(|| format!("cannot make {iso}"))?;
+    Ok(())
 }
 
 /// Where the folders of `systemd-units/` belong below `/usr`: `lib/systemd`, except for those

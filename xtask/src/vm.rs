@@ -22,7 +22,7 @@ use testkit::{
     seed::Seed,
     vm::{
         Store, Vm,
-        record::{Accelerator, Keys, Spec, Verbosity},
+        record::{Accelerator, Keys, Medium, Spec},
     },
 };
 
@@ -164,10 +164,11 @@ pub(crate) struct Shape {
     /// No TPM.
     #[arg(long)]
     no_tpm: bool,
-    /// Leave the signed kernel command line alone; the console stays nearly silent then.
+    /// Run the image from the boot disk, instead of installing it there from a USB stick.
     #[arg(long)]
-    quiet: bool,
-    /// Add this to the kernel command line; may be repeated.
+    written: bool,
+    /// Add this to the signed kernel command line, such as `console=ttyS0`; may be repeated. The TPM
+    /// measures it, and does not release the keys of a disk that was encrypted without it.
     #[arg(long, value_name = "WORD")]
     kernel_argument: Vec<String>,
     /// Use hardware virtualisation, where it works.
@@ -184,8 +185,9 @@ impl Shape {
             extra_disks: self.extra_disk.clone(),
             keys: if self.setup_mode { Keys::SetupMode } else { Keys::Enrolled },
             tpm: !self.no_tpm,
-            console: if self.quiet { Verbosity::Quiet } else { Verbosity::Told },
             kernel_arguments: self.kernel_argument.clone(),
+            sector_size: 512,
+            medium: (!self.written).then_some(Medium::Usb),
             accelerator: if self.kvm { Accelerator::Kvm } else { Accelerator::Emulation },
         }
     }
@@ -252,7 +254,11 @@ pub(crate) fn bring_up(
     }
     if wait {
         // Without hardware virtualisation; the durations of this machine are remembered.
-        let (step, guess) = if new { ("First boot", 140) } else { ("Boot", 90) };
+        let (step, guess) = match new {
+            true if shape.written => ("First boot", 140),
+            true => ("Installation and first boot", 240),
+            false => ("Boot", 90),
+        };
         let outcome = steps.step(step, Duration::from_secs(guess), |_| Ok(vm.wait_ready(READY_LIMIT, |_| ())?));
         outcome.with_context(|| format!("the whole console is in {}", vm.folder().console_log().display()))?;
     }
@@ -331,7 +337,10 @@ fn running_version(vm: &Vm) -> Option<String> {
 
 fn create(store: &Store, name: &str, shape: &Shape, image: &Image) -> Result<Vm> {
     let administrator = Identity::generate("admin")?;
-    let seed = Seed::administrator(&administrator.certificate);
+    let mut seed = Seed::administrator(&administrator.certificate);
+    if !shape.written {
+        seed = seed.installing(&json!({ "version": "1", "force_reboot": true }));
+    }
     Ok(store.create(name, &shape.spec(), image, &seed, &administrator)?)
 }
 

@@ -3,12 +3,22 @@ use std::path::Path;
 /// A program that the system may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Tool {
+    /// `bootctl(1)`: the boot loader on the EFI system partition.
+    Bootctl,
     /// `journalctl(1)`: the journal of the machine.
     Journalctl,
+    /// `losetup(8)`: partitions of a CD-ROM.
+    Losetup,
     /// `ps(1)`: the process list.
     Ps,
     /// `smartctl(8)`: health of a drive.
     Smartctl,
+    /// `systemctl(1)`: units, in the initrd.
+    Systemctl,
+    /// `systemd-cryptsetup(8)`: unlocking volumes.
+    SystemdCryptsetup,
+    /// `wipefs(8)`: what is on a drive.
+    Wipefs,
     /// `zfs(8)`: datasets.
     Zfs,
     /// `zpool(8)`: pools.
@@ -17,14 +27,30 @@ pub enum Tool {
 
 impl Tool {
     /// Every program, for the check of the image's content.
-    pub const ALL: [Self; 5] = [Self::Journalctl, Self::Ps, Self::Smartctl, Self::Zfs, Self::Zpool];
+    pub const ALL: [Self; 10] = [
+        Self::Bootctl,
+        Self::Journalctl,
+        Self::Losetup,
+        Self::Ps,
+        Self::Smartctl,
+        Self::Systemctl,
+        Self::SystemdCryptsetup,
+        Self::Wipefs,
+        Self::Zfs,
+        Self::Zpool,
+    ];
 
     /// Where it is on the image.
     pub fn path(self) -> &'static Path {
         Path::new(match self {
+            Self::Bootctl => "/usr/bin/bootctl",
             Self::Journalctl => "/usr/bin/journalctl",
+            Self::Losetup => "/usr/sbin/losetup",
             Self::Ps => "/usr/bin/ps",
             Self::Smartctl => "/usr/sbin/smartctl",
+            Self::Systemctl => "/usr/bin/systemctl",
+            Self::SystemdCryptsetup => "/usr/bin/systemd-cryptsetup",
+            Self::Wipefs => "/usr/sbin/wipefs",
             Self::Zfs => "/usr/sbin/zfs",
             Self::Zpool => "/usr/sbin/zpool",
         })

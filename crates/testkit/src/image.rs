@@ -43,6 +43,8 @@ pub struct Image {
     pub os_version: String,
     /// The raw disk image.
     pub disk_image: PathBuf,
+    /// The same for CD-ROMs: 2048-byte sectors.
+    pub iso_image: PathBuf,
     /// The signed unified kernel image.
     pub uki: PathBuf,
     /// The `/usr` file system.

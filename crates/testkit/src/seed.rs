@@ -4,12 +4,6 @@ use std::io;
 
 use serde_json::{Value, json};
 
-/// Where the seed partition starts in every image. Flashing tools rely on it too.
-pub const OFFSET: u64 = 2_148_532_224;
-
-/// Size of the seed partition.
-pub const CAPACITY: u64 = 100 << 20;
-
 /// The files of one seed.
 #[derive(Clone, Debug, Default)]
 pub struct Seed {
@@ -34,6 +28,14 @@ impl Seed {
                 }),
             )
             .with("applications.json", &json!({ "version": "1", "applications": [] }))
+    }
+
+    /// The same wish with that of installing, and of restarting right after it. What is to run on the
+    /// machine is left to the system: a seed that installs and names no application is refused.
+    #[must_use]
+    pub fn installing(mut self, install: &Value) -> Self {
+        self.files.retain(|(name, _)| name != "applications.json");
+        self.with("install.json", install)
     }
 
     /// Adds a JSON document.

@@ -6,6 +6,9 @@ use std::{env, ffi::OsStr, path::Path, process::ExitCode};
 
 use service::Identity;
 
+/// No service: it runs instead of them, on a machine that is being installed.
+const INSTALLER: &str = "incus-osd-installer";
+
 fn main() -> ExitCode {
     let program = env::args_os().next().unwrap_or_default();
     let name = Path::new(&program).file_name().and_then(OsStr::to_str).unwrap_or_default();
@@ -16,6 +19,7 @@ fn main() -> ExitCode {
         Some(Identity::Storage) => service::main(Identity::Storage, storage::run),
         Some(Identity::Security) => service::main(Identity::Security, security::run),
         Some(Identity::Update) => service::main(Identity::Update, update::run),
+        None if name == INSTALLER => installer::main(),
         None => {
             let names = Identity::ALL.map(Identity::unit).join(", ");
             eprintln!("{name}: no service of this name; start it under one of: {names}");

@@ -6,13 +6,17 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::folder::Folder;
-use super::record::{Accelerator, BOOT_DISK, Disk, HOTPLUG_PORTS, Nic, Record, Verbosity};
+use super::record::{Accelerator, BOOT_DISK, Disk, HOTPLUG_PORTS, Medium, Nic, Record};
 
 /// Port of the management API inside the machine.
 const GUEST_API_PORT: u16 = 9443;
 
 /// Name of the port that the agent of the `test` flavour opens.
 const AGENT_PORT: &str = "incus-os.test";
+
+/// Name of the install medium, and of the device that it is in.
+pub(crate) const MEDIUM: &str = "medium";
+pub(crate) const MEDIUM_DEVICE: &str = "dev-medium";
 
 /// What the machine does when the emulator runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +69,18 @@ pub(crate) fn arguments(record: &Record, folder: &Folder, firmware: &Path, begin
         list.add("-device", format!("pcie-root-port,id={},chassis={},addr={slot:#x}", port_name(port), port + 1));
     }
     for disk in &record.disks {
-        list.device(&disk_device(disk));
+        let mut device = disk_device(disk);
+        if disk.serial == BOOT_DISK && record.sector_size != 512 {
+            device["logical_block_size"] = json!(record.sector_size);
+            device["physical_block_size"] = json!(record.sector_size);
+        }
+        list.device(&device);
+    }
+    // In every machine, so that one that has lost its medium is of the same make as one that never had any.
+    list.add("-device", "qemu-xhci,id=usb");
+    if let Some(medium) = record.medium {
+        list.blockdev(&block_node(MEDIUM, &folder.medium()));
+        list.device(&medium_device(medium));
     }
 
     list.add("-netdev", format!("user,id=net0,hostfwd=tcp:127.0.0.1:{}-:{GUEST_API_PORT}", record.api_port));
@@ -100,7 +115,7 @@ pub(crate) fn arguments(record: &Record, folder: &Folder, firmware: &Path, begin
     }
     list.add("-pidfile", folder.pid().into_os_string());
 
-    let extra = kernel_arguments(record);
+    let extra = record.kernel_arguments.join(" ");
     if !extra.is_empty() {
         list.add("-smbios", format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={}", extra.replace(',', ",,")));
     }
@@ -145,6 +160,21 @@ pub(crate) fn disk_device(disk: &Disk) -> Value {
     device
 }
 
+/// The device for the install medium. The firmware tries it after the boot disk.
+fn medium_device(medium: Medium) -> Value {
+    let device = match medium {
+        Medium::Usb => json!({ "driver": "usb-storage", "bus": "usb.0", "removable": true, "serial": MEDIUM }),
+        Medium::CdRom => json!({ "driver": "ide-cd", "bus": "ide.0", "serial": MEDIUM }),
+        Medium::Sata => json!({ "driver": "ide-hd", "bus": "ide.0", "serial": MEDIUM }),
+        Medium::Nvme => json!({ "driver": "nvme", "serial": MEDIUM }),
+    };
+    let mut device = device;
+    device["id"] = json!(MEDIUM_DEVICE);
+    device["drive"] = json!(MEDIUM);
+    device["bootindex"] = json!(2);
+    device
+}
+
 /// The device for a further network interface.
 pub(crate) fn nic_device(nic: &Nic) -> Value {
     json!({
@@ -155,18 +185,6 @@ pub(crate) fn nic_device(nic: &Nic) -> Value {
 
 fn port_name(port: u8) -> String {
     format!("port{port}")
-}
-
-fn kernel_arguments(record: &Record) -> String {
-    let told = match record.console {
-        // The journal tells what systemd's own status lines would, and is not cut to 80 columns.
-        // audit=0: its records alone fill a serial console.
-        Verbosity::Told => "console=ttyS0 loglevel=5 audit=0 systemd.journald.forward_to_console=1",
-        Verbosity::Quiet => "",
-    };
-    let mut words: Vec<&str> = told.split_whitespace().collect();
-    words.extend(record.kernel_arguments.iter().map(String::as_str));
-    words.join(" ")
 }
 
 fn socket(id: &str, path: &Path, rest: &str) -> String {
@@ -240,8 +258,9 @@ mod tests {
             ],
             nics: Vec::new(),
             tpm: true,
-            console: Verbosity::Told,
-            kernel_arguments: vec!["a=1,2".to_owned()],
+            kernel_arguments: vec!["b".to_owned(), "a=1,2".to_owned()],
+            sector_size: 512,
+            medium: None,
             accelerator: Accelerator::Emulation,
         }
     }
@@ -258,7 +277,7 @@ mod tests {
     fn commas_in_paths_and_values_do_not_split_them() {
         let line = line(&record(), &Begin::PowerOn);
         assert!(line.contains("path=/vms/x,,y/control.sock,server=on"), "{line}");
-        assert!(line.contains("forward_to_console=1 a=1,,2"), "{line}");
+        assert!(line.contains("kernel-cmdline-extra=b a=1,,2"), "{line}");
         assert!(line.contains(r#""filename":"/vms/x,y/disk0.qcow2""#), "{line}");
     }
 
@@ -278,10 +297,18 @@ mod tests {
     }
 
     #[test]
-    fn quiet_machine_without_tpm_gets_neither_argument() {
+    fn install_medium_is_tried_after_the_boot_disk() {
+        for (medium, driver) in [(Medium::Usb, "usb-storage"), (Medium::CdRom, "ide-cd"), (Medium::Nvme, "nvme")] {
+            let line = line(&Record { medium: Some(medium), sector_size: 4096, ..record() }, &Begin::PowerOn);
+            assert!(line.contains(&format!(r#""driver":"{driver}""#)), "{line}");
+            assert!(line.contains(r#""bootindex":2"#) && line.contains(r#""logical_block_size":4096"#), "{line}");
+        }
+    }
+
+    #[test]
+    fn machine_without_tpm_and_additions_gets_neither_argument() {
         let mut record = record();
         record.tpm = false;
-        record.console = Verbosity::Quiet;
         record.kernel_arguments.clear();
         let line = line(&record, &Begin::PowerOn);
         assert!(!line.contains("tpm") && !line.contains("smbios"), "{line}");

@@ -39,6 +39,8 @@ names! {
     tpm => "tpm",
     /// Control socket of the TPM.
     tpm_socket => "tpm.sock",
+    /// The install medium.
+    medium => "medium.qcow2",
     /// The seed that the machine was created with.
     seed => "seed.tar",
     /// Certificate of the administrator that the seed let in.

@@ -33,7 +33,7 @@ use crate::client::{self, Client, ClientError, ServerTrust};
 use crate::identity::{Identity, IdentityError};
 use crate::image::Image;
 use crate::process::{self, Lifetime, ProcessError};
-use crate::seed::{self, Seed};
+use crate::seed::Seed;
 use crate::wait::{WaitError, wait_for};
 
 use agent::{Agent, AgentError};
@@ -42,7 +42,7 @@ use console::Console;
 use folder::Folder;
 use frozen::Frozen;
 use qmp::{Qmp, QmpError};
-use record::{BOOT_DISK, Disk, Nic, Record, Spec};
+use record::{BOOT_DISK, Disk, Medium, Nic, Record, Spec};
 
 /// A machine did not do what was wanted.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub enum VmError {
         device: String,
     },
     /// The seed is larger than its partition.
-    #[error("the seed has {size} bytes, its partition {}", seed::CAPACITY)]
+    #[error("the seed has {size} bytes, its partition {}", media::SEED_SIZE)]
     SeedTooLarge {
         /// Size of the archive.
         size: u64,
@@ -282,8 +282,9 @@ impl Store {
                 .collect(),
             nics: Vec::new(),
             tpm: spec.tpm,
-            console: spec.console,
             kernel_arguments: spec.kernel_arguments.clone(),
+            sector_size: spec.sector_size,
+            medium: spec.medium,
             accelerator: spec.accelerator,
         };
         let vm = Vm::new(folder, record);
@@ -624,6 +625,31 @@ impl Vm {
         fs::remove_file(&file).map_err(file_error(&file))
     }
 
+    /// Takes the install medium out, whether it runs or not: pulls the stick, or opens the tray.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, or it runs and the medium is a drive that cannot be pulled.
+    pub fn remove_medium(&mut self) -> Result<(), VmError> {
+        let Some(medium) = self.record.medium else { return Err(self.no_device(command::MEDIUM)) };
+        if self.is_running() {
+            match medium {
+                Medium::Usb => self.unplug(command::MEDIUM_DEVICE)?,
+                Medium::CdRom => {
+                    let tray = json!({ "id": command::MEDIUM_DEVICE, "force": true });
+                    self.execute("blockdev-open-tray", tray)?;
+                    self.execute("blockdev-remove-medium", json!({ "id": command::MEDIUM_DEVICE }))?;
+                    // The tray stays, and a machine that is started again has it without a medium.
+                    return Ok(());
+                }
+                Medium::Sata | Medium::Nvme => return Err(self.no_device(command::MEDIUM_DEVICE)),
+            }
+            self.execute("blockdev-del", json!({ "node-name": command::MEDIUM }))?;
+        }
+        self.record.medium = None;
+        self.save_record()
+    }
+
     /// Attaches a network interface, on a network of its own, while the machine runs.
     ///
     /// # Errors
@@ -690,14 +716,24 @@ impl Vm {
 
     fn make_parts(&self, spec: &Spec, image: &Image, seed: &Seed, administrator: &Identity) -> Result<(), VmError> {
         let boot_disk = path_text(&self.folder.disk(BOOT_DISK));
-        let raw = path_text(&image.disk_image);
-        self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &raw, &boot_disk])?;
-        self.qemu_img(&["resize", "-q", &boot_disk, &spec.disk_size.to_string()])?;
+        let raw = path_text(if spec.medium == Some(Medium::CdRom) { &image.iso_image } else { &image.disk_image });
+        match spec.medium {
+            None => {
+                self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &raw, &boot_disk])?;
+                self.qemu_img(&["resize", "-q", &boot_disk, &spec.disk_size.to_string()])?;
+                self.write_seed(seed, &format!("{BOOT_DISK}.qcow2"))?;
+            }
+            Some(_) => {
+                self.qemu_img(&["create", "-q", "-f", "qcow2", &boot_disk, &spec.disk_size.to_string()])?;
+                let medium = path_text(&self.folder.medium());
+                self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &raw, &medium])?;
+                self.write_seed(seed, "medium.qcow2")?;
+            }
+        }
         for (disk, size) in self.record.disks.iter().skip(1).zip(&spec.extra_disks) {
             let file = path_text(&self.folder.disk(&disk.serial));
             self.qemu_img(&["create", "-q", "-f", "qcow2", &file, &size.to_string()])?;
         }
-        self.write_seed(seed)?;
 
         let template = firmware::variables(spec.keys, image);
         let variables = path_text(&self.folder.variables());
@@ -712,17 +748,16 @@ impl Vm {
         self.save_record()
     }
 
-    fn write_seed(&self, seed: &Seed) -> Result<(), VmError> {
+    fn write_seed(&self, seed: &Seed, disk: &str) -> Result<(), VmError> {
         let path = self.folder.seed();
         let bytes = seed.to_tar().map_err(file_error(&path))?;
-        if bytes.len() as u64 > seed::CAPACITY {
+        if bytes.len() as u64 > media::SEED_SIZE {
             return Err(VmError::SeedTooLarge { size: bytes.len() as u64 });
         }
         fs::write(&path, &bytes).map_err(file_error(&path))?;
         // Names relative to the folder: this program splits its commands at spaces.
-        let write = format!("write -q -s seed.tar {} {}", seed::OFFSET, bytes.len());
-        let disk = format!("{BOOT_DISK}.qcow2");
-        self.run("qemu-io", &["-f", "qcow2", "-c", &write, &disk])
+        let write = format!("write -q -s seed.tar {} {}", media::SEED_OFFSET, bytes.len());
+        self.run("qemu-io", &["-f", "qcow2", "-c", &write, disk])
     }
 
     fn make_tpm(&self) -> Result<(), VmError> {

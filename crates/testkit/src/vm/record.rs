@@ -24,10 +24,12 @@ pub struct Spec {
     pub keys: Keys,
     /// Whether there is a TPM.
     pub tpm: bool,
-    /// What the machine tells on its console.
-    pub console: Verbosity,
-    /// Added to the kernel command line as it is.
+    /// Added to the signed kernel command line as it is. Changes PCR 12.
     pub kernel_arguments: Vec<String>,
+    /// Bytes per logical sector of the boot disk.
+    pub sector_size: u32,
+    /// How the image comes to the machine; `None` when it is on the boot disk already.
+    pub medium: Option<Medium>,
     /// How its instructions are carried out.
     pub accelerator: Accelerator,
 }
@@ -41,8 +43,9 @@ impl Default for Spec {
             extra_disks: Vec::new(),
             keys: Keys::Enrolled,
             tpm: true,
-            console: Verbosity::Told,
             kernel_arguments: Vec::new(),
+            sector_size: 512,
+            medium: None,
             accelerator: Accelerator::Emulation,
         }
     }
@@ -58,14 +61,18 @@ pub enum Keys {
     SetupMode,
 }
 
-/// How much a machine tells on its serial console.
+/// What an install medium is to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verbosity {
-    /// Kernel, units and journal, through an addition to the kernel command line. Changes PCR 12.
-    Told,
-    /// What the signed kernel command line says, which is nearly nothing.
-    Quiet,
+pub enum Medium {
+    /// A USB stick.
+    Usb,
+    /// A CD-ROM.
+    CdRom,
+    /// A SATA drive.
+    Sata,
+    /// An NVMe drive.
+    Nvme,
 }
 
 /// How instructions are carried out.
@@ -121,11 +128,14 @@ pub struct Record {
     pub nics: Vec<Nic>,
     /// Whether there is a TPM.
     pub tpm: bool,
-    /// What it tells on its console.
-    pub console: Verbosity,
-    /// Added to the kernel command line as it is.
+    /// Added to the signed kernel command line as it is.
     #[serde(default)]
     pub kernel_arguments: Vec<String>,
+    /// Bytes per logical sector of the boot disk.
+    pub sector_size: u32,
+    /// The install medium that is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub medium: Option<Medium>,
     /// How its instructions are carried out.
     pub accelerator: Accelerator,
 }
