@@ -16,6 +16,11 @@ impl Pcr {
     pub const SECURE_BOOT: Self = Self(7);
     /// Parts of the unified kernel image, and phases of the boot.
     pub const KERNEL: Self = Self(11);
+    /// What was added to the signed command line, and credentials: nothing, on a
+    /// machine that starts as it was signed.
+    pub const COMMAND_LINE: Self = Self(12);
+    /// Extensions of the initrd: nothing, likewise.
+    pub const EXTENSIONS: Self = Self(13);
     /// Key of the root volume.
     pub const VOLUME: Self = Self(15);
 
