@@ -5,6 +5,8 @@ use std::path::Path;
 pub enum Tool {
     /// `bootctl(1)`: the boot loader on the EFI system partition.
     Bootctl,
+    /// `cryptsetup(8)`: key slots of encrypted volumes.
+    Cryptsetup,
     /// `journalctl(1)`: the journal of the machine.
     Journalctl,
     /// `losetup(8)`: partitions of a CD-ROM.
@@ -19,6 +21,8 @@ pub enum Tool {
     SystemdCryptsetup,
     /// `wipefs(8)`: what is on a drive.
     Wipefs,
+    /// `systemd-cryptenroll(1)`: keys of encrypted volumes in the TPM.
+    SystemdCryptenroll,
     /// `zfs(8)`: datasets.
     Zfs,
     /// `zpool(8)`: pools.
@@ -27,13 +31,15 @@ pub enum Tool {
 
 impl Tool {
     /// Every program, for the check of the image's content.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Bootctl,
+        Self::Cryptsetup,
         Self::Journalctl,
         Self::Losetup,
         Self::Ps,
         Self::Smartctl,
         Self::Systemctl,
+        Self::SystemdCryptenroll,
         Self::SystemdCryptsetup,
         Self::Wipefs,
         Self::Zfs,
@@ -44,6 +50,7 @@ impl Tool {
     pub fn path(self) -> &'static Path {
         Path::new(match self {
             Self::Bootctl => "/usr/bin/bootctl",
+            Self::Cryptsetup => "/usr/sbin/cryptsetup",
             Self::Journalctl => "/usr/bin/journalctl",
             Self::Losetup => "/usr/sbin/losetup",
             Self::Ps => "/usr/bin/ps",
@@ -51,6 +58,7 @@ impl Tool {
             Self::Systemctl => "/usr/bin/systemctl",
             Self::SystemdCryptsetup => "/usr/bin/systemd-cryptsetup",
             Self::Wipefs => "/usr/sbin/wipefs",
+            Self::SystemdCryptenroll => "/usr/bin/systemd-cryptenroll",
             Self::Zfs => "/usr/sbin/zfs",
             Self::Zpool => "/usr/sbin/zpool",
         })
