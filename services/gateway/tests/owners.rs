@@ -7,7 +7,8 @@ mod support;
 use std::sync::Arc;
 
 use api::v1::{
-    ConsoleMessage, Empty, Environment, OperatorLine, OsVersions, PowerRequest, operator_line, power_request,
+    ConsoleMessage, Empty, Environment, OperatorLine, OsVersions, PowerRequest, SystemSecurity, operator_line,
+    power_request,
 };
 use runner::{Reply, ScriptedRunner};
 use serde_json::json;
@@ -154,6 +155,27 @@ fn power_is_the_supervisors() {
         assert_eq!(metadata(&gateway.send("POST", path, &[], Some("a body that nobody reads"))), json!({}));
         assert_eq!(supervisor.last::<PowerRequest>("Power").action(), action);
     }
+}
+
+#[test]
+fn keys_and_their_binding_are_the_security_service_s() {
+    let gateway = Running::start();
+    let security = gateway.owner(Identity::Security);
+    for method in ["Put", "MarkRecoveryKeysRetrieved", "RebindTpm"] {
+        security.answers(method, &Empty {});
+    }
+    let body = json!({ "config": { "encryption_recovery_keys": ["a"], "custom_ca_certs": null }, "state": {} });
+    assert_eq!(metadata(&gateway.send("PUT", "/1.0/system/security", &[], Some(&body.to_string()))), json!({}));
+    let sent: SystemSecurity = security.last("Put");
+    assert_eq!((sent.state, sent.config.unwrap().encryption_recovery_keys), (None, vec!["a".to_owned()]));
+    for (action, method) in [(":retrieved", "MarkRecoveryKeysRetrieved"), (":tpm-rebind", "RebindTpm")] {
+        let path = format!("/1.0/system/security/{action}");
+        assert_eq!(metadata(&gateway.send("POST", &path, &[], None)), json!({}));
+        assert_eq!(security.count(method), 1);
+    }
+    let reason = "refusing to reset TPM encryption bindings because current state can unlock all volumes";
+    security.fails("RebindTpm", Code::Internal, reason);
+    assert_eq!(error(&gateway.send("POST", "/1.0/system/security/:tpm-rebind", &[], None), 500), reason);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! TPM, Secure Boot and disk encryption: what state they are in, and since when
-//! the system is less than fully trusted.
+//! TPM, Secure Boot and disk encryption: what state they are in, since when the
+//! system is less than fully trusted, and who can open its volumes.
 //!
 //! * `GET` never asks the TPM or the firmware: a background task reads the TPM,
 //!   and the firmware's variables are read again only after they changed.
@@ -8,13 +8,22 @@
 //! * The mark that the system was in a weaker state is set at start, and never
 //!   removed.
 //!
-//! Nothing here binds a volume, makes a key or changes a firmware variable yet.
+//! * Power may go at any time: no key is lost, and no passphrase is needed that
+//!   was not needed before. See `keeper`.
+//! * No key is ever in an argument, in the environment or in a log.
+//!
+//! Nothing here changes a firmware variable yet.
 
+mod authorities;
+mod binding;
 mod error;
 mod firmware;
+mod keeper;
 mod keys;
+mod luks;
 mod machine;
 mod measurements;
+mod recovery;
 mod rpc;
 mod trust;
 mod volumes;
@@ -42,7 +51,7 @@ pub async fn run_with(context: Context, machine: Machine) -> Result<(), Error> {
     let store = Store::open(context.state_dir(), SCHEMA_VERSION).map_err(|error| Error::Service(error.into()))?;
     let machine = Arc::new(machine);
     let (observer, observations) = Observer::new(Arc::clone(&machine));
-    let rpc = Rpc::new(machine, observations, store);
+    let rpc = Rpc::new(machine, observations, store, context.peers());
     tokio::select! {
         served = context.serve(Routes::new(SecurityServer::new(rpc))) => served,
         never = observer.observe() => match never {},

@@ -8,13 +8,15 @@ use std::{
 };
 
 use efi::Variables;
-use runner::{Call, RunError, Runner, SystemRunner, Tool};
+use runner::{Call, Output, RunError, Runner, SystemRunner, Tool};
 use tpm::{Digest, Identity, Pcr, Tpm, TpmError};
 
 /// The machine: its file systems, its TPM, its programs.
 pub struct Machine {
     root: PathBuf,
     tpm: Arc<dyn TpmSource>,
+    /// The same TPM, in the words of `systemd-cryptenroll(1)`.
+    tpm_device: String,
     runner: Arc<dyn Runner>,
 }
 
@@ -29,7 +31,8 @@ pub struct TpmReading {
 
 impl TpmReading {
     /// The registers that say something about this system.
-    pub const PCRS: [Pcr; 4] = [Pcr::LOADER, Pcr::SECURE_BOOT, Pcr::KERNEL, Pcr::VOLUME];
+    pub const PCRS: [Pcr; 6] =
+        [Pcr::LOADER, Pcr::SECURE_BOOT, Pcr::KERNEL, Pcr::COMMAND_LINE, Pcr::EXTENSIONS, Pcr::VOLUME];
 }
 
 /// Reads the TPM; may take seconds.
@@ -60,7 +63,13 @@ impl Machine {
 
     /// A machine whose file systems are found below `root`.
     pub fn new(root: impl Into<PathBuf>, tpm: impl TpmSource + 'static, runner: impl Runner + 'static) -> Self {
-        Self { root: root.into(), tpm: Arc::new(tpm), runner: Arc::new(runner) }
+        Self { root: root.into(), tpm: Arc::new(tpm), tpm_device: "auto".to_owned(), runner: Arc::new(runner) }
+    }
+
+    /// The machine with its TPM elsewhere than where systemd finds one by itself.
+    #[must_use]
+    pub fn with_tpm_device(self, tpm_device: impl Into<String>) -> Self {
+        Self { tpm_device: tpm_device.into(), ..self }
     }
 
     pub(crate) fn tpm(&self) -> Arc<dyn TpmSource> {
@@ -110,16 +119,66 @@ impl Machine {
         self.root.join("usr/share/incus-os/secureboot")
     }
 
+    /// The TPM for programs that bind keys to it.
+    pub(crate) fn tpm_device(&self) -> &str {
+        &self.tpm_device
+    }
+
+    /// The key that signs the good values of PCR 11, as the stub of the running
+    /// kernel image left it.
+    pub(crate) fn policy_signer(&self) -> PathBuf {
+        self.root.join("run/systemd/tpm2-pcr-public-key.pem")
+    }
+
+    /// File with this service's own recovery key of a volume.
+    pub(crate) fn recovery_key(&self, volume: &str) -> PathBuf {
+        self.keys().join(format!("recovery.{volume}.key"))
+    }
+
+    /// Name of this boot.
+    pub(crate) fn boot_id(&self) -> io::Result<String> {
+        let path = self.root.join("proc/sys/kernel/random/boot_id");
+        Ok(String::from_utf8_lossy(&read_at_most(&path, 64)?).trim().to_owned())
+    }
+
+    /// The device file of a block device in sysfs.
+    pub(crate) fn device_of(&self, block_device: &Path) -> Option<PathBuf> {
+        let facts = fs::read_to_string(block_device.join("uevent")).ok()?;
+        let name = facts.lines().find_map(|fact| fact.strip_prefix("DEVNAME="))?;
+        Some(self.root.join("dev").join(name)).filter(|path| path.exists())
+    }
+
+    /// The block device, in sysfs, that udev found with this partition label.
+    pub(crate) fn partition_by_label(&self, label: &str) -> Option<PathBuf> {
+        let device = fs::canonicalize(self.root.join("dev/disk/by-partlabel").join(label)).ok()?;
+        fs::canonicalize(self.root.join("sys/class/block").join(device.file_name()?)).ok()
+    }
+
+    /// Where programs look for certificate authorities.
+    pub(crate) fn trust_store(&self) -> PathBuf {
+        self.root.join("etc/ssl/certs")
+    }
+
+    /// The certificate authorities of the image, as it is called from the root.
+    pub(crate) fn image_trust_store(&self) -> (&'static Path, PathBuf) {
+        (Path::new("/usr/share/certs"), self.root.join("usr/share/certs/ca-certificates.crt"))
+    }
+
     /// The file whose presence says that the system was in a weaker state.
     pub(crate) fn fuse(&self) -> PathBuf {
         self.root.join("etc/incusos-trusted-fuse-blown")
+    }
+
+    /// Runs a program.
+    pub(crate) async fn run(&self, call: &Call) -> Result<Output, RunError> {
+        self.runner.run(call).await
     }
 
     /// What the journal has of the unit that opened the root volume at this boot.
     pub(crate) async fn unlock_log(&self) -> Result<String, RunError> {
         let unit = "--unit=systemd-cryptsetup@root.service";
         let call = Call::new(Tool::Journalctl, ["--quiet", "--no-pager", "--boot=0", "--output=cat", unit]);
-        let printed = self.runner.run(&call).await?.success()?;
+        let printed = self.run(&call).await?.success()?;
         Ok(String::from_utf8_lossy(&printed).into_owned())
     }
 }

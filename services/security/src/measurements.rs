@@ -18,9 +18,12 @@ use crate::{
 /// Age from which a reading of the TPM is renewed when somebody looks at it.
 const RENEW_AFTER: Duration = Duration::from_secs(60);
 
-/// How long to wait for the first reading. A TPM that needs longer counts as
-/// unavailable until it has answered.
+/// How long a request waits for the first reading. A TPM that needs longer counts
+/// as unavailable until it has answered.
 const FIRST_READING: Duration = Duration::from_secs(5);
+
+/// How long the start waits for it, which has to know.
+const START_READING: Duration = Duration::from_secs(60);
 
 /// One look at the TPM and its event log.
 #[derive(Debug, Clone)]
@@ -109,22 +112,27 @@ pub(crate) struct Observations {
 impl Observations {
     /// The last look at the TPM. An old one is renewed for the next time.
     pub(crate) async fn measurements(&self) -> Measurements {
-        let last = first(&self.measurements).await.unwrap_or_else(Measurements::unknown);
+        let last = first(&self.measurements, FIRST_READING).await.unwrap_or_else(Measurements::unknown);
         if last.taken.elapsed() > RENEW_AFTER {
             self.renew.notify_one();
         }
         last
     }
 
+    /// Waits longer than a request does.
+    pub(crate) async fn at_start(&self) {
+        first(&self.measurements, START_READING).await;
+    }
+
     /// What the journal says about how the root volume was opened.
     pub(crate) async fn unlock(&self) -> Unlock {
-        first(&self.unlock).await.unwrap_or(Unlock::Unknown)
+        first(&self.unlock, FIRST_READING).await.unwrap_or(Unlock::Unknown)
     }
 }
 
-async fn first<T: Clone>(results: &watch::Receiver<Option<T>>) -> Option<T> {
+async fn first<T: Clone>(results: &watch::Receiver<Option<T>>, patience: Duration) -> Option<T> {
     let mut results = results.clone();
-    timeout(FIRST_READING, results.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
+    timeout(patience, results.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
 }
 
 /// Looks at the TPM: once at first, then whenever a look is asked for.

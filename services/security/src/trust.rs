@@ -9,6 +9,8 @@ use crate::measurements::TpmKind;
 pub(crate) enum Weakness {
     SoftwareTpm,
     NoSecureBoot,
+    /// Something was added to what was signed. It is over with the next boot.
+    ForeignInput,
 }
 
 impl Weakness {
@@ -17,18 +19,28 @@ impl Weakness {
         match self {
             Self::SoftwareTpm => "using swtpm",
             Self::NoSecureBoot => "Secure Boot is disabled",
+            Self::ForeignInput => "foreign command line or credentials were added to this boot",
         }
+    }
+
+    /// Whether the system is never fully trusted again. What only this boot was
+    /// given is told, and keeps the volumes closed at the next such boot.
+    pub(crate) fn lasts(self) -> bool {
+        !matches!(self, Self::ForeignInput)
     }
 }
 
 /// What is weak now, in the order in which it is shown.
-pub(crate) fn weaknesses(secure_boot: bool, tpm: TpmKind) -> Vec<Weakness> {
+pub(crate) fn weaknesses(secure_boot: bool, tpm: TpmKind, foreign_input: bool) -> Vec<Weakness> {
     let mut found = Vec::new();
     if tpm == TpmKind::Software {
         found.push(Weakness::SoftwareTpm);
     }
     if !secure_boot {
         found.push(Weakness::NoSecureBoot);
+    }
+    if foreign_input {
+        found.push(Weakness::ForeignInput);
     }
     found
 }
@@ -59,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_status_is_told_in_the_words_of_the_api() {
-        let both = weaknesses(false, TpmKind::Software);
+        let both = weaknesses(false, TpmKind::Software, false);
         let table = [
             (true, &[][..], "system state is fully trusted"),
             (true, &both[..], "system state is fully trusted"),
@@ -70,7 +82,10 @@ mod tests {
         for (is_trusted, weaknesses, words) in table {
             assert_eq!(status(is_trusted, weaknesses), words);
         }
-        assert_eq!(weaknesses(true, TpmKind::Hardware), []);
+        assert_eq!(weaknesses(true, TpmKind::Hardware, false), []);
+        let foreign = weaknesses(true, TpmKind::Hardware, true);
+        assert_eq!(status(false, &foreign), "foreign command line or credentials were added to this boot");
+        assert!(!foreign[0].lasts() && both.iter().all(|weakness| weakness.lasts()));
     }
 
     #[test]

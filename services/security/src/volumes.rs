@@ -1,14 +1,20 @@
-//! The encrypted volumes of the system: whether they are open, and what opened
-//! them.
+//! The encrypted volumes of the system: where they are, whether they are open,
+//! and what opened them.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use api::v1::EncryptedVolume;
 
-use crate::measurements::TpmStatus;
+use crate::{luks::Volume, machine::Machine, measurements::TpmStatus};
+
+const ROOT: &str = "root";
+const SWAP: &str = "swap";
 
 /// Mapper names of the volumes, in the order in which they are shown.
-const VOLUMES: [&str; 2] = ["root", "swap"];
+const VOLUMES: [&str; 2] = [ROOT, SWAP];
 
 /// What opened the root volume at this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +47,80 @@ impl Unlock {
     }
 }
 
+/// The partitions of the volumes.
+#[derive(Debug, Default)]
+pub(crate) struct Partitions {
+    pub(crate) found: Vec<Volume>,
+    /// Volumes that should be there and are not.
+    pub(crate) missing: Vec<&'static str>,
+}
+
+/// Finds the partitions: the one below the mapping `root`, and the one labelled
+/// `swap` on the same disk. A system that runs from memory has neither.
+///
+/// Not by the links in `/dev/disk` alone: those name whatever disk with such a
+/// label appeared last, and other disks carry the same labels.
+pub(crate) fn partitions(machine: &Machine) -> Partitions {
+    let mut partitions = Partitions::default();
+    let Some(root) = encrypted_mapping(&machine.block_devices(), ROOT) else { return partitions };
+    let root = only_slave(&root);
+    let swap = root.as_deref().and_then(|root| swap_beside(machine, root));
+    for (name, partition) in [(ROOT, root), (SWAP, swap)] {
+        match partition.and_then(|partition| machine.device_of(&partition)) {
+            Some(device) => partitions.found.push(Volume { name, device }),
+            None => partitions.missing.push(name),
+        }
+    }
+    partitions
+}
+
+/// The swap partition on the disk of another partition. Both in sysfs.
+fn swap_beside(machine: &Machine, partition: &Path) -> Option<PathBuf> {
+    if is_mapping(partition) {
+        // On a multipath disk, partitions are mappings of their own, without label.
+        let swap = machine.partition_by_label(SWAP)?;
+        return (is_mapping(&swap) && only_slave(&swap)? == only_slave(partition)?).then_some(swap);
+    }
+    let label = format!("PARTNAME={SWAP}");
+    fs::read_dir(partition.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(|sibling| {
+        fs::read_to_string(sibling.join("uevent")).is_ok_and(|facts| facts.lines().any(|fact| fact == label))
+    })
+}
+
+fn is_mapping(device: &Path) -> bool {
+    device.join("dm").is_dir()
+}
+
+/// The device that a mapping lies on, when it is one.
+fn only_slave(mapping: &Path) -> Option<PathBuf> {
+    let mut slaves = fs::read_dir(mapping.join("slaves")).ok()?.filter_map(Result::ok);
+    match (slaves.next(), slaves.next()) {
+        (Some(slave), None) => fs::canonicalize(slave.path()).ok(),
+        _ => None,
+    }
+}
+
+/// The mapping of this name that decrypts something.
+fn encrypted_mapping(block_devices: &Path, name: &str) -> Option<PathBuf> {
+    let mut devices = fs::read_dir(block_devices).ok()?.filter_map(|device| Some(device.ok()?.path()));
+    devices.find(|device| decrypts(device).as_deref() == Some(name))
+}
+
+/// Name of a mapping that decrypts something. Other kinds of mappings may carry
+/// the same names.
+fn decrypts(device: &Path) -> Option<String> {
+    let attribute = |name| fs::read_to_string(device.join("dm").join(name)).ok();
+    let name = attribute("name")?;
+    attribute("uuid")?.starts_with("CRYPT-LUKS").then(|| name.trim_end().to_owned())
+}
+
 /// The state of every volume, in the words of the API.
 pub(crate) fn states(block_devices: &Path, unlock: Unlock, tpm: TpmStatus) -> Vec<EncryptedVolume> {
-    let open = open_mappings(block_devices);
     VOLUMES
         .iter()
         .map(|volume| {
-            let state = if open.iter().any(|name| name == volume) { opened_by(unlock, tpm) } else { "locked" };
+            let is_open = encrypted_mapping(block_devices, volume).is_some();
+            let state = if is_open { opened_by(unlock, tpm) } else { "locked" };
             EncryptedVolume { volume: (*volume).to_owned(), state: state.to_owned() }
         })
         .collect()
@@ -59,24 +132,6 @@ fn opened_by(unlock: Unlock, tpm: TpmStatus) -> &'static str {
         (Unlock::Passphrase | Unlock::Unknown, TpmStatus::Mismatch) => "unlocked (TPM; PCR update pending)",
         (Unlock::Passphrase | Unlock::Unknown, _) => "unlocked (recovery passphrase)",
     }
-}
-
-/// Names of the device-mapper devices that decrypt something.
-fn open_mappings(block_devices: &Path) -> Vec<String> {
-    let Ok(devices) = fs::read_dir(block_devices) else { return Vec::new() };
-    devices
-        .filter_map(|device| {
-            let device = device.ok()?;
-            if !device.file_name().to_str()?.starts_with("dm-") {
-                return None;
-            }
-            let attribute = |name| fs::read_to_string(device.path().join("dm").join(name)).ok();
-            let name = attribute("name")?;
-            // Other kinds of mappings may carry the same names.
-            let is_encrypted = VOLUMES.contains(&name.trim_end()) && attribute("uuid")?.starts_with("CRYPT-");
-            is_encrypted.then(|| name.trim_end().to_owned())
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -104,6 +159,101 @@ mod tests {
         fs::create_dir_all(dir.path().join("dm-3")).unwrap();
         let states = shown(dir.path(), Unlock::Tpm, TpmStatus::Good);
         assert_eq!(states, [("root".into(), "unlocked (TPM)".into()), ("swap".into(), "locked".into())]);
+    }
+
+    /// A machine of files: mapping `root` on the second partition of a disk.
+    fn machine_with_disk(dir: &Path, swap_label: &str) -> Machine {
+        let put = |path: &str, text: &str| {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("sys/devices/vda/vda1/uevent", &format!("DEVNAME=vda1\nPARTN=1\nPARTNAME={swap_label}\n"));
+        put("sys/devices/vda/vda2/uevent", "DEVNAME=vda2\nPARTN=2\nPARTNAME=root-x86-64\n");
+        put("sys/devices/vda/uevent", "DEVNAME=vda\n");
+        put("dev/vda1", "");
+        put("dev/vda2", "");
+        mapping(&dir.join("sys/block"), "dm-1", ROOT, "CRYPT-LUKS2-4f-root");
+        let slaves = dir.join("sys/block/dm-1/slaves");
+        fs::create_dir_all(&slaves).unwrap();
+        std::os::unix::fs::symlink("../../../devices/vda/vda2", slaves.join("vda2")).unwrap();
+        Machine::new(dir, crate::DeviceTpm { path: dir.join("no-tpm") }, runner::ScriptedRunner::new())
+    }
+
+    fn devices(partitions: &Partitions) -> Vec<(&str, PathBuf)> {
+        partitions.found.iter().map(|volume| (volume.name, volume.device.clone())).collect()
+    }
+
+    #[test]
+    fn the_partitions_are_found_on_one_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine_with_disk(dir.path(), "swap");
+        let partitions = partitions(&machine);
+        assert_eq!(
+            devices(&partitions),
+            [("root", dir.path().join("dev/vda2")), ("swap", dir.path().join("dev/vda1"))]
+        );
+        assert_eq!(partitions.missing, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_swap_partition_of_another_disk_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine_with_disk(dir.path(), "scratch");
+        let other = dir.path().join("sys/devices/vdb/vdb1");
+        fs::create_dir_all(&other).unwrap();
+        fs::write(other.join("uevent"), "DEVNAME=vdb1\nPARTNAME=swap\n").unwrap();
+        let partitions = partitions(&machine);
+        assert_eq!(devices(&partitions), [("root", dir.path().join("dev/vda2"))]);
+        assert_eq!(partitions.missing, ["swap"]);
+    }
+
+    #[test]
+    fn the_partitions_of_a_multipath_disk_are_mappings_on_the_same_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let block = dir.path().join("sys/block");
+        let slave = |device: &str, of: &str| {
+            let slaves = block.join(device).join("slaves");
+            fs::create_dir_all(&slaves).unwrap();
+            std::os::unix::fs::symlink(format!("../../{of}"), slaves.join(of)).unwrap();
+        };
+        for (device, name) in
+            [("dm-0", "mpatha"), ("dm-1", "mpatha-part9"), ("dm-2", "mpatha-part10"), ("dm-4", "mpathb")]
+        {
+            mapping(&block, device, name, "mpath-x");
+            fs::write(block.join(device).join("uevent"), format!("DEVNAME={device}\n")).unwrap();
+        }
+        mapping(&block, "dm-3", ROOT, "CRYPT-LUKS2-4f-root");
+        for (device, of) in [("dm-1", "dm-0"), ("dm-2", "dm-0"), ("dm-3", "dm-2")] {
+            slave(device, of);
+        }
+        for device in ["dm-1", "dm-2"] {
+            let path = dir.path().join("dev").join(device);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        fs::create_dir_all(dir.path().join("sys/class")).unwrap();
+        std::os::unix::fs::symlink("../block", dir.path().join("sys/class/block")).unwrap();
+        let links = dir.path().join("dev/disk/by-partlabel");
+        fs::create_dir_all(&links).unwrap();
+        std::os::unix::fs::symlink("../../dm-1", links.join("swap")).unwrap();
+        let tpm = crate::DeviceTpm { path: "/nonexistent".into() };
+        let machine = Machine::new(dir.path(), tpm, runner::ScriptedRunner::new());
+        let found = partitions(&machine);
+        assert_eq!(devices(&found), [("root", dir.path().join("dev/dm-2")), ("swap", dir.path().join("dev/dm-1"))]);
+
+        // The same label on another disk.
+        fs::remove_dir_all(block.join("dm-1/slaves")).unwrap();
+        slave("dm-1", "dm-4");
+        assert_eq!(partitions(&machine).missing, ["swap"]);
+    }
+
+    #[test]
+    fn a_system_without_encrypted_root_has_no_partitions() {
+        let dir = tempfile::tempdir().unwrap();
+        let tpm = crate::DeviceTpm { path: "/nonexistent".into() };
+        let partitions = partitions(&Machine::new(dir.path(), tpm, runner::ScriptedRunner::new()));
+        assert!(partitions.found.is_empty() && partitions.missing.is_empty());
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub async fn run(mut context: Context) -> Result<(), Error> {
 pub async fn serve(context: Context, mut machine: Machine, pace: Pace) -> Result<(), Error> {
     let operator = Arc::new(OperatorLog::new(&machine));
     let seed = machine.seed.take();
+    // Read by its offsets, so that two may read it at the same time.
+    let service_seed = seed.as_ref().and_then(|seed| seed.try_clone().ok());
     let machine = Arc::new(machine);
     let state = Arc::new(State::open(context.state_dir()).map_err(|error| Error::Service(error.into()))?);
     let environment = Environment::new(machine.clone(), context.peers());
@@ -60,7 +62,14 @@ pub async fn serve(context: Context, mut machine: Machine, pace: Pace) -> Result
 
     let started = machine.was_started();
     let (ready, is_ready) = watch::channel(started);
-    let startup = Startup { machine: machine.clone(), operator: operator.clone(), peers: context.peers(), ready, pace };
+    let startup = Startup {
+        machine: machine.clone(),
+        operator: operator.clone(),
+        peers: context.peers(),
+        seed: service_seed,
+        ready,
+        pace,
+    };
     // The listener's settings need the seed and the certificate of the first
     // start, which are read beside the start of the other services: neither
     // waits for the other.

@@ -1,14 +1,14 @@
 //! Bringing the machine up: which service is asked first, what happens when one
 //! does not answer, and when the machine is ready.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, time::Duration};
 
-use api::v1::{StartReply, StartRequest, operator_line::Level};
+use api::v1::{SecurityConfig, SecurityStart, StartReply, StartRequest, operator_line::Level};
 use service::{Identity, Peers, call_error};
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::{Machine, operator::OperatorLog};
+use crate::{Machine, listener::seeded, operator::OperatorLog};
 
 /// How many times a stage is tried before the next one has its turn. The stages
 /// depend on each other only loosely: a machine whose storage fails is still to
@@ -46,32 +46,35 @@ pub(crate) struct Startup {
     pub(crate) machine: Arc<Machine>,
     pub(crate) operator: Arc<OperatorLog>,
     pub(crate) peers: Peers,
+    /// The seed partition.
+    pub(crate) seed: Option<File>,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) pace: Pace,
 }
 
 impl Startup {
     /// Returns when the machine is ready, however long that takes.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let version = self.machine.os_version();
         let attributes =
             [("mode", self.machine.mode()), ("version", &version), ("machine-id", &self.machine.machine_id())];
         self.operator.say(Level::Info, "System is starting up", &attributes).await;
 
+        let seeds = Seeds::read(self.seed.take()).await;
         let mut pending = Vec::new();
         for stage in Stage::ALL {
             if let Some(announcement) = stage.announcement() {
                 self.operator.say(Level::Info, announcement, &[]).await;
             }
             let mut attempts = Attempts::new(stage, self.pace);
-            if !self.attempt(&mut attempts, TRIES_IN_ORDER).await {
+            if !self.attempt(&mut attempts, &seeds, TRIES_IN_ORDER).await {
                 pending.push(attempts);
             }
         }
         while !pending.is_empty() {
             let mut still_pending = Vec::new();
             for mut attempts in pending {
-                if !self.attempt(&mut attempts, 1).await {
+                if !self.attempt(&mut attempts, &seeds, 1).await {
                     still_pending.push(attempts);
                 }
             }
@@ -88,10 +91,11 @@ impl Startup {
     }
 
     /// Tries a stage up to `tries` times. Says what went wrong, once per reason.
-    async fn attempt(&self, attempts: &mut Attempts, tries: u32) -> bool {
+    async fn attempt(&self, attempts: &mut Attempts, seeds: &Seeds, tries: u32) -> bool {
         for _ in 0..tries {
             attempts.wait().await;
-            let problem = match tokio::time::timeout(self.pace.stage, attempts.stage.start(&self.peers)).await {
+            let start = attempts.stage.start(&self.peers, seeds);
+            let problem = match tokio::time::timeout(self.pace.stage, start).await {
                 Ok(Ok(reply)) => {
                     for warning in &reply.warnings {
                         self.operator.say(Level::Warn, warning, &[]).await;
@@ -107,6 +111,21 @@ impl Startup {
             }
         }
         false
+    }
+}
+
+/// The sections of the seed that services take over at their first start.
+#[derive(Debug, Default)]
+struct Seeds {
+    security: Option<SecurityConfig>,
+}
+
+impl Seeds {
+    /// What is wrong with the seed is told by the listener, which reads it as well.
+    async fn read(device: Option<File>) -> Self {
+        let Some(device) = device else { return Self::default() };
+        let read = tokio::task::spawn_blocking(move || seeded::security(&device));
+        Self { security: read.await.unwrap_or_default() }
     }
 }
 
@@ -137,9 +156,9 @@ impl Stage {
         }
     }
 
-    async fn start(self, peers: &Peers) -> Result<StartReply, Status> {
+    async fn start(self, peers: &Peers, seeds: &Seeds) -> Result<StartReply, Status> {
         let reply = match self {
-            Self::Security => peers.security().start(StartRequest {}).await,
+            Self::Security => peers.security().start(SecurityStart { seed: seeds.security.clone() }).await,
             Self::Network => peers.network().start(StartRequest {}).await,
             Self::Storage => peers.storage().start(StartRequest {}).await,
         };

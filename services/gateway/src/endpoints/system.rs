@@ -1,6 +1,6 @@
 //! The sections of `system`: each document belongs to the service that shows it.
 
-use api::v1::{Empty, SystemFallbackListener, SystemUpdate};
+use api::v1::{Empty, SystemFallbackListener, SystemSecurity, SystemUpdate};
 
 use crate::{answer::Answer, body, dispatch::Call, failure::Failure};
 
@@ -35,6 +35,25 @@ pub(crate) async fn put_fallback_listener(mut call: Call) -> Outcome {
     let config = body::config(call.body.take())?;
     let mut owner = call.gateway.owners.supervisor.clone();
     call.owner(owner.put_fallback_listener(SystemFallbackListener { config: Some(config), state: None })).await?;
+    Ok(Answer::Empty)
+}
+
+pub(crate) async fn put_security(mut call: Call) -> Outcome {
+    let config = body::config(call.body.take())?;
+    let mut owner = call.gateway.owners.security.clone();
+    call.owner(owner.put(SystemSecurity { config: Some(config), state: None })).await?;
+    Ok(Answer::Empty)
+}
+
+pub(crate) async fn recovery_keys_retrieved(call: Call) -> Outcome {
+    let mut owner = call.gateway.owners.security.clone();
+    call.owner(owner.mark_recovery_keys_retrieved(Empty {})).await?;
+    Ok(Answer::Empty)
+}
+
+pub(crate) async fn rebind_tpm(call: Call) -> Outcome {
+    let mut owner = call.gateway.owners.security.clone();
+    call.owner(owner.rebind_tpm(Empty {})).await?;
     Ok(Answer::Empty)
 }
 

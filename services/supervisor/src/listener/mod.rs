@@ -6,7 +6,7 @@
 
 mod certificate;
 mod config;
-mod seeded;
+pub(crate) mod seeded;
 
 use std::{
     fs::File,

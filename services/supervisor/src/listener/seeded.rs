@@ -1,6 +1,9 @@
-//! The clients that the seed wants to be trusted.
+//! What is taken from the seed: the clients to trust, and sections for other
+//! services.
 
 use std::{error::Error as _, fs::File};
+
+use api::v1::SecurityConfig;
 
 use seed::SeedError;
 
@@ -27,6 +30,12 @@ pub(crate) fn clients(device: &File) -> Result<Option<Seeded>, SeedError> {
         errors: told(&report.errors),
         warnings: told(&report.warnings),
     }))
+}
+
+/// The section of the security service; `None` when there is none, or a wrong one.
+pub(crate) fn security(device: &File) -> Option<SecurityConfig> {
+    let report = seed::check(&seed::read(device).ok()??);
+    report.contents.security.clone().filter(|_| !report.has_errors(seed::Section::Security))
 }
 
 /// An error and its causes in one line.
@@ -61,6 +70,19 @@ mod tests {
         assert_eq!(found.clients, [client]);
         assert!(found.errors.len() == 1 && found.errors[0].starts_with("network.yaml: interfaces: "), "{found:?}");
         assert!(found.warnings.len() == 1 && found.warnings[0].starts_with("update.yaml: chanel: "), "{found:?}");
+    }
+
+    #[test]
+    fn section_of_the_security_service_is_taken_unless_it_is_wrong() {
+        let ca = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();
+        let right = serde_json::json!({ "version": "1", "custom_ca_certs": [ca] }).to_string();
+        let found = security(&device(&[("security.json", &right), ("network.yaml", "interfaces: 5")]));
+        assert_eq!(found.unwrap().custom_ca_certs, [ca]);
+        for wrong in [r#"{"custom_ca_certs":["x"]}"#, r#"{"encryption_recovery_keys":["correct-horse-battery"]}"#] {
+            assert_eq!(security(&device(&[("security.json", wrong)])), None, "{wrong}");
+        }
+        assert_eq!(security(&device(&[("network.yaml", "")])), None);
+        assert_eq!(security(&tempfile::tempfile().unwrap()), None);
     }
 
     #[test]
