@@ -89,8 +89,9 @@ impl Network {
         }
     }
 
-    /// Brings up the stored configuration, or the default one and stores it.
-    pub(crate) async fn start(&self) -> Result<Vec<String>, StartError> {
+    /// Brings up the stored configuration; at the first start that of the seed, else the default one,
+    /// and stores it.
+    pub(crate) async fn start(&self, seed: Option<NetworkConfig>) -> Result<Vec<String>, StartError> {
         let _turn = Turn::take(&self.in_process).ok_or(StartError::Busy)?;
         let machine = BringUp {
             kernel: self.kernel.as_ref(),
@@ -98,15 +99,37 @@ impl Network {
             roots: &self.roots,
             limits: self.limits,
         };
-        let stored = self.config();
-        let wanted = match &stored {
-            Some(config) => config.clone(),
-            None => {
-                let mut config = NetworkConfig::default();
-                fill_defaults(&mut config, &machine.cards().await?.nics());
-                config
-            }
+        if let Some(stored) = self.config() {
+            return self.apply(&machine, stored.clone(), Some(&stored)).await;
+        }
+        let nics = machine.cards().await?.nics();
+        let with_defaults = |mut config: NetworkConfig| {
+            fill_defaults(&mut config, &nics);
+            config
         };
+        let Some(seed) = seed else {
+            return self.apply(&machine, with_defaults(NetworkConfig::default()), None).await;
+        };
+        match self.apply(&machine, with_defaults(seed), None).await {
+            // A machine that nobody can reach is of less use than one with another network than was asked for.
+            Err(StartError::BringUp(error)) => {
+                let mut warnings = vec![format!(
+                    "The network of the seed cannot be brought up, every network card is configured by DHCP instead: {}",
+                    with_causes(&error)
+                )];
+                warnings.extend(self.apply(&machine, with_defaults(NetworkConfig::default()), None).await?);
+                Ok(warnings)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn apply(
+        &self,
+        machine: &BringUp<'_>,
+        wanted: NetworkConfig,
+        stored: Option<&NetworkConfig>,
+    ) -> Result<Vec<String>, StartError> {
         if wanted.interfaces.is_empty() && wanted.bonds.is_empty() && wanted.vlans.is_empty() {
             return Err(BringUpError::NoCards.into());
         }
@@ -114,7 +137,7 @@ impl Network {
             // Before the first change: a start that is cut short goes on with the same names.
             self.save(&wanted);
         }
-        let mut outcome = machine.apply(wanted, stored.as_ref()).await?;
+        let mut outcome = machine.apply(wanted, stored).await?;
         if self.config().as_ref() != Some(&outcome.config) {
             outcome.warnings.extend(self.save(&outcome.config));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::v1::{Empty, StartReply, StartRequest, SystemNetwork, network_server};
+use api::v1::{Empty, NetworkStart, StartReply, SystemNetwork, network_server};
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -15,10 +15,11 @@ pub(crate) struct Service(pub(crate) Arc<Network>);
 
 #[tonic::async_trait]
 impl network_server::Network for Service {
-    async fn start(&self, _: Request<StartRequest>) -> Result<Response<StartReply>, Status> {
+    async fn start(&self, request: Request<NetworkStart>) -> Result<Response<StartReply>, Status> {
         let network = self.0.clone();
+        let seed = request.into_inner().seed;
         // A caller that goes away must not stop the work half-way.
-        let work = tokio::spawn(async move { network.start().await });
+        let work = tokio::spawn(async move { network.start(seed).await });
         let started = work.await.map_err(|error| Status::internal(error.to_string()))?;
         let warnings = started.map_err(|error| start_status(&error))?;
         Ok(Response::new(StartReply { warnings }))

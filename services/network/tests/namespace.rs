@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use api::v1::{Empty, NetworkConfig, StartRequest, SystemNetwork, network_client::NetworkClient};
+use api::v1::{Empty, NetworkConfig, NetworkInterface, NetworkStart, SystemNetwork, network_client::NetworkClient};
 use futures_util::TryStreamExt as _;
 use network::{DaemonError, Daemons, Roots};
 use nix::sched::{CloneFlags, unshare};
@@ -27,7 +27,7 @@ fn default_configuration_builds_the_whole_topology() {
     in_namespace(async |machine| {
         machine.plug_card("enp5s0").await;
         let mut client = machine.serve().await;
-        let warnings = client.start(StartRequest {}).await.unwrap().into_inner().warnings;
+        let warnings = client.start(NetworkStart::default()).await.unwrap().into_inner().warnings;
         assert_eq!(warnings, [""; 0]);
 
         let document = document(&mut client).await;
@@ -59,15 +59,54 @@ fn default_configuration_builds_the_whole_topology() {
     });
 }
 
+fn seeded(name: &str, card: &str) -> NetworkStart {
+    let interface = NetworkInterface {
+        name: name.into(),
+        hwaddr: card.into(),
+        addresses: vec!["192.0.2.7/24".into()],
+        ..NetworkInterface::default()
+    };
+    NetworkStart { seed: Some(NetworkConfig { interfaces: vec![interface], ..NetworkConfig::default() }) }
+}
+
+#[test]
+fn seed_is_brought_up_at_the_first_start_only() {
+    in_namespace(async |machine| {
+        machine.plug_card("enp5s0").await;
+        let mut client = machine.serve().await;
+        // The name of the card is as good as its address.
+        let warnings = client.start(seeded("lan", "enp5s0")).await.unwrap().into_inner().warnings;
+        assert_eq!(warnings, [""; 0]);
+        let config = document(&mut client).await["config"].clone();
+        let interface = &config["interfaces"][0];
+        assert_eq!((&interface["name"], &interface["hwaddr"]), (&"lan".into(), &CARD.into()));
+        assert_eq!(interface["addresses"], serde_json::json!(["192.0.2.7/24"]));
+        client.start(seeded("wan", CARD)).await.unwrap();
+        assert_eq!(document(&mut client).await["config"], config);
+    });
+}
+
+#[test]
+fn seed_that_fits_no_card_is_told_and_the_machine_is_reachable() {
+    in_namespace(async |machine| {
+        machine.plug_card("enp5s0").await;
+        let mut client = machine.serve().await;
+        let warnings = client.start(seeded("lan", "02:00:00:00:0b:02")).await.unwrap().into_inner().warnings;
+        assert!(warnings[0].starts_with("The network of the seed cannot be brought up"), "{warnings:?}");
+        let interface = document(&mut client).await["config"]["interfaces"][0].clone();
+        assert_eq!((&interface["name"], &interface["hwaddr"]), (&"enp5s0".into(), &CARD.into()));
+    });
+}
+
 #[test]
 fn second_start_touches_nothing() {
     in_namespace(async |machine| {
         machine.plug_card("enp5s0").await;
         let mut client = machine.serve().await;
-        client.start(StartRequest {}).await.unwrap();
+        client.start(NetworkStart::default()).await.unwrap();
         let before = (machine.files(), machine.link("_p020000000a01").await.unwrap());
         machine.forget_calls();
-        client.start(StartRequest {}).await.unwrap();
+        client.start(NetworkStart::default()).await.unwrap();
         assert_eq!(before, (machine.files(), machine.link("_p020000000a01").await.unwrap()));
         assert!(!machine.calls().iter().any(|call| call == "reload"), "{:?}", machine.calls());
     });
@@ -78,7 +117,7 @@ fn restarted_service_knows_the_configuration_without_a_start() {
     in_namespace(async |machine| {
         machine.plug_card("enp5s0").await;
         let mut client = machine.serve().await;
-        client.start(StartRequest {}).await.unwrap();
+        client.start(NetworkStart::default()).await.unwrap();
         let before = document(&mut client).await["config"].clone();
         machine.stop().await;
         let mut client = machine.serve().await;
@@ -118,7 +157,7 @@ fn default_waits_for_udev_to_find_the_cards() {
         fs::write(udev.join("control"), "").unwrap();
         fs::write(udev.join("queue"), "").unwrap();
         let mut client = machine.serve().await;
-        let (started, ()) = tokio::join!(client.start(StartRequest {}), async {
+        let (started, ()) = tokio::join!(client.start(NetworkStart::default()), async {
             // The start is under way, without a card to be seen.
             let mut other = machine.client();
             while document(&mut other).await["state"]["configuration_in_process"] != true {}
@@ -136,7 +175,7 @@ fn default_waits_for_udev_to_find_the_cards() {
 fn machine_without_cards_is_refused_with_a_reason() {
     in_namespace(async |machine| {
         let mut client = machine.serve().await;
-        let status = client.start(StartRequest {}).await.unwrap_err();
+        let status = client.start(NetworkStart::default()).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert_eq!(status.message(), "the machine has no network card that can be used");
     });
@@ -148,7 +187,7 @@ fn wrong_address_names_itself_and_leaves_the_machine_alone() {
         machine.plug_card("enp5s0").await;
         machine.store(serde_json::json!({"interfaces": [{"name": "a", "hwaddr": "00:11:22:33:44:55"}]}));
         let mut client = machine.serve().await;
-        let status = client.start(StartRequest {}).await.unwrap_err();
+        let status = client.start(NetworkStart::default()).await.unwrap_err();
         assert_eq!(status.message(), "unable to determine maximum MTU for 00:11:22:33:44:55");
         assert!(machine.link("enp5s0").await.is_some());
         assert_eq!(document(&mut client).await["state"]["interfaces"]["a"]["state"], "missing");

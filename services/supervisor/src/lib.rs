@@ -25,12 +25,13 @@ mod machine;
 mod operator;
 mod power;
 mod rpc;
+mod seeded;
 mod startup;
 mod state;
 
 use std::{future, sync::Arc};
 
-use api::v1::supervisor_server::SupervisorServer;
+use api::v1::{KernelConfig, operator_line::Level, supervisor_server::SupervisorServer};
 use futures_util::FutureExt as _;
 use service::{Context, Error};
 use tokio::sync::watch;
@@ -40,7 +41,7 @@ pub use crate::machine::Machine;
 pub use crate::startup::Pace;
 use crate::{
     environment::Environment, inventory::CachedInventory, listener::Listener, operator::OperatorLog, power::Power,
-    rpc::Rpc, startup::Startup, state::State,
+    rpc::Rpc, seeded::Sections, startup::Startup, state::State,
 };
 
 /// Runs the supervisor on this machine.
@@ -53,10 +54,10 @@ pub async fn run(mut context: Context) -> Result<(), Error> {
 pub async fn serve(context: Context, mut machine: Machine, pace: Pace) -> Result<(), Error> {
     let operator = Arc::new(OperatorLog::new(&machine));
     let seed = machine.seed.take();
-    // Read by its offsets, so that two may read it at the same time.
-    let service_seed = seed.as_ref().and_then(|seed| seed.try_clone().ok());
+    let sections = seed.as_ref().map(Sections::read).unwrap_or_default();
     let machine = Arc::new(machine);
     let state = Arc::new(State::open(context.state_dir()).map_err(|error| Error::Service(error.into()))?);
+    take_over_consoles(&state, sections.kernel.as_ref(), &operator).await;
     let environment = Environment::new(machine.clone(), context.peers());
     let listener = Listener::new(state.clone(), context.state_dir());
 
@@ -66,7 +67,7 @@ pub async fn serve(context: Context, mut machine: Machine, pace: Pace) -> Result
         machine: machine.clone(),
         operator: operator.clone(),
         peers: context.peers(),
-        seed: service_seed,
+        seed: sections,
         ready,
         pace,
     };
@@ -98,5 +99,21 @@ pub async fn serve(context: Context, mut machine: Machine, pace: Pace) -> Result
     tokio::select! {
         served = context.serve(routes) => served,
         () = bring_up => unreachable!("ends with the service only"),
+    }
+}
+
+/// Keeps the consoles that the seed names, unless there are any already.
+async fn take_over_consoles(state: &Arc<State>, seed: Option<&KernelConfig>, operator: &OperatorLog) {
+    let consoles = seed.map(|seed| seed.console.clone()).unwrap_or_default();
+    let is_new = state.get().kernel.is_none_or(|kernel| kernel.console.is_empty());
+    if consoles.is_empty() || !is_new {
+        return;
+    }
+    let changed = state.clone();
+    let change = move || changed.change(|state| state.kernel.get_or_insert_default().console = consoles);
+    let saved = tokio::task::spawn_blocking(change).await.unwrap_or(Ok(()));
+    if let Err(error) = saved {
+        let reason = error.to_string();
+        operator.say(Level::Warn, "The consoles of the seed cannot be kept", &[("error", &reason)]).await;
     }
 }

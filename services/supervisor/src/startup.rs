@@ -1,14 +1,14 @@
 //! Bringing the machine up: which service is asked first, what happens when one
 //! does not answer, and when the machine is ready.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use api::v1::{SecurityConfig, SecurityStart, StartReply, StartRequest, operator_line::Level};
+use api::v1::{NetworkStart, SecurityStart, StartReply, StartRequest, UpdateStart, operator_line::Level};
 use service::{Identity, Peers, call_error};
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::{Machine, listener::seeded, operator::OperatorLog};
+use crate::{Machine, operator::OperatorLog, seeded::Sections};
 
 /// How many times a stage is tried before the next one has its turn. The stages
 /// depend on each other only loosely: a machine whose storage fails is still to
@@ -46,35 +46,34 @@ pub(crate) struct Startup {
     pub(crate) machine: Arc<Machine>,
     pub(crate) operator: Arc<OperatorLog>,
     pub(crate) peers: Peers,
-    /// The seed partition.
-    pub(crate) seed: Option<File>,
+    /// What services take over at their first start.
+    pub(crate) seed: Sections,
     pub(crate) ready: watch::Sender<bool>,
     pub(crate) pace: Pace,
 }
 
 impl Startup {
     /// Returns when the machine is ready, however long that takes.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(self) {
         let version = self.machine.os_version();
         let attributes =
             [("mode", self.machine.mode()), ("version", &version), ("machine-id", &self.machine.machine_id())];
         self.operator.say(Level::Info, "System is starting up", &attributes).await;
 
-        let seeds = Seeds::read(self.seed.take()).await;
         let mut pending = Vec::new();
         for stage in Stage::ALL {
             if let Some(announcement) = stage.announcement() {
                 self.operator.say(Level::Info, announcement, &[]).await;
             }
             let mut attempts = Attempts::new(stage, self.pace);
-            if !self.attempt(&mut attempts, &seeds, TRIES_IN_ORDER).await {
+            if !self.attempt(&mut attempts, TRIES_IN_ORDER).await {
                 pending.push(attempts);
             }
         }
         while !pending.is_empty() {
             let mut still_pending = Vec::new();
             for mut attempts in pending {
-                if !self.attempt(&mut attempts, &seeds, 1).await {
+                if !self.attempt(&mut attempts, 1).await {
                     still_pending.push(attempts);
                 }
             }
@@ -91,10 +90,10 @@ impl Startup {
     }
 
     /// Tries a stage up to `tries` times. Says what went wrong, once per reason.
-    async fn attempt(&self, attempts: &mut Attempts, seeds: &Seeds, tries: u32) -> bool {
+    async fn attempt(&self, attempts: &mut Attempts, tries: u32) -> bool {
         for _ in 0..tries {
             attempts.wait().await;
-            let start = attempts.stage.start(&self.peers, seeds);
+            let start = attempts.stage.start(&self.peers, &self.seed);
             let problem = match tokio::time::timeout(self.pace.stage, start).await {
                 Ok(Ok(reply)) => {
                     for warning in &reply.warnings {
@@ -114,37 +113,24 @@ impl Startup {
     }
 }
 
-/// The sections of the seed that services take over at their first start.
-#[derive(Debug, Default)]
-struct Seeds {
-    security: Option<SecurityConfig>,
-}
-
-impl Seeds {
-    /// What is wrong with the seed is told by the listener, which reads it as well.
-    async fn read(device: Option<File>) -> Self {
-        let Some(device) = device else { return Self::default() };
-        let read = tokio::task::spawn_blocking(move || seeded::security(&device));
-        Self { security: read.await.unwrap_or_default() }
-    }
-}
-
 /// The services that bring a part of the machine up, in this order.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Security,
     Network,
     Storage,
+    Update,
 }
 
 impl Stage {
-    const ALL: [Self; 3] = [Self::Security, Self::Network, Self::Storage];
+    const ALL: [Self; 4] = [Self::Security, Self::Network, Self::Storage, Self::Update];
 
     fn identity(self) -> Identity {
         match self {
             Self::Security => Identity::Security,
             Self::Network => Identity::Network,
             Self::Storage => Identity::Storage,
+            Self::Update => Identity::Update,
         }
     }
 
@@ -152,15 +138,19 @@ impl Stage {
     fn announcement(self) -> Option<&'static str> {
         match self {
             Self::Network => Some("Bringing up the network"),
-            Self::Security | Self::Storage => None,
+            Self::Security | Self::Storage | Self::Update => None,
         }
     }
 
-    async fn start(self, peers: &Peers, seeds: &Seeds) -> Result<StartReply, Status> {
+    async fn start(self, peers: &Peers, seed: &Sections) -> Result<StartReply, Status> {
         let reply = match self {
-            Self::Security => peers.security().start(SecurityStart { seed: seeds.security.clone() }).await,
-            Self::Network => peers.network().start(StartRequest {}).await,
+            Self::Security => peers.security().start(SecurityStart { seed: seed.security.clone() }).await,
+            Self::Network => peers.network().start(NetworkStart { seed: seed.network.clone() }).await,
             Self::Storage => peers.storage().start(StartRequest {}).await,
+            Self::Update => {
+                let request = UpdateStart { seed: seed.update.clone(), provider_seed: seed.provider.clone() };
+                peers.update().start(request).await
+            }
         };
         reply.map(tonic::Response::into_inner)
     }

@@ -1,6 +1,6 @@
 //! The gRPC face: checks a request, asks the state, answers.
 
-use api::v1::{Empty, OsVersions, SystemProvider, SystemUpdate, update_server::Update};
+use api::v1::{Empty, OsVersions, StartReply, SystemProvider, SystemUpdate, UpdateStart, update_server::Update};
 use store::StoreError;
 use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
@@ -20,6 +20,12 @@ impl Rpc {
 
 #[tonic::async_trait]
 impl Update for Rpc {
+    async fn start(&self, request: Request<UpdateStart>) -> Result<Response<StartReply>, Status> {
+        let UpdateStart { seed, provider_seed } = request.into_inner();
+        self.state.lock().await.take_over(seed, provider_seed).map_err(|error| not_saved(&error))?;
+        Ok(Response::new(StartReply::default()))
+    }
+
     async fn get(&self, _: Request<Empty>) -> Result<Response<SystemUpdate>, Status> {
         Ok(Response::new(self.state.lock().await.update()))
     }

@@ -18,6 +18,8 @@ struct Document {
     config: UpdateConfig,
     last_check: String,
     provider: SystemProvider,
+    /// The sections of the seed were taken over, which happens once.
+    seed_applied: bool,
 }
 
 impl Default for Document {
@@ -27,6 +29,7 @@ impl Default for Document {
             config: schedule::default_config(),
             last_check: NEVER.into(),
             provider: SystemProvider { config: Some(images), state: None },
+            seed_applied: false,
         }
     }
 }
@@ -51,6 +54,32 @@ impl State {
 
     pub(crate) fn provider(&self) -> SystemProvider {
         self.store.get().provider.clone()
+    }
+
+    /// Takes over the sections of a seed, unless that was done before. What they leave empty keeps
+    /// its default.
+    pub(crate) fn take_over(
+        &mut self,
+        update: Option<UpdateConfig>,
+        provider: Option<ProviderConfig>,
+    ) -> Result<(), StoreError> {
+        let mut document = self.store.get().clone();
+        if document.seed_applied {
+            return Ok(());
+        }
+        document.seed_applied = true;
+        if let Some(seed) = update {
+            let or_default = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+            document.config = UpdateConfig {
+                channel: or_default(seed.channel, &document.config.channel),
+                check_frequency: or_default(seed.check_frequency, &document.config.check_frequency),
+                ..seed
+            };
+        }
+        if let Some(seed) = provider.filter(|seed| !seed.name.is_empty()) {
+            document.provider.config = Some(seed);
+        }
+        self.store.replace(document)
     }
 
     /// Makes a checked configuration durable.

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use api::v1::{Empty, MaintenanceWindow, OsVersions, SystemUpdate, UpdateConfig};
+use api::v1::{Empty, MaintenanceWindow, OsVersions, ProviderConfig, SystemUpdate, UpdateConfig, UpdateStart};
 use serde_json::json;
 use service::{Context, Identity, Peers};
 use tokio::{sync::watch, task::JoinHandle};
@@ -152,4 +152,28 @@ async fn a_machine_without_efi_variables_still_answers() {
     let service = Running::start(dir.path());
     let versions = service.peers.update().get_versions(Empty {}).await.unwrap().into_inner();
     assert_eq!(versions, OsVersions::default());
+}
+
+#[tokio::test]
+async fn seed_is_taken_over_once_and_leaves_defaults_where_it_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path());
+    let seed = UpdateConfig { auto_reboot: true, channel: "testing".into(), ..UpdateConfig::default() };
+    let provider = ProviderConfig { name: "operations-center".into(), ..ProviderConfig::default() };
+    let start = UpdateStart { seed: Some(seed), provider_seed: Some(provider) };
+    running.peers.update().start(start).await.unwrap();
+    let config = running.get().await.config.unwrap();
+    assert_eq!((config.auto_reboot, config.channel.as_str(), config.check_frequency.as_str()), (true, "testing", "6h"));
+    let provider = running.peers.update().get_provider(Empty {}).await.unwrap().into_inner().config.unwrap();
+    assert_eq!(provider.name, "operations-center");
+    running.stop().await;
+
+    // An administrator's change outlives the seed, which is still there at the next boot.
+    let running = Running::start(dir.path());
+    let later = UpdateConfig { channel: "stable".into(), check_frequency: "1h".into(), ..UpdateConfig::default() };
+    running.put(later.clone()).await.unwrap();
+    let again = UpdateConfig { channel: "testing".into(), ..UpdateConfig::default() };
+    running.peers.update().start(UpdateStart { seed: Some(again), provider_seed: None }).await.unwrap();
+    assert_eq!(running.get().await.config, Some(later));
+    running.stop().await;
 }

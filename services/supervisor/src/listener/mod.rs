@@ -6,7 +6,6 @@
 
 mod certificate;
 mod config;
-pub(crate) mod seeded;
 
 use std::{
     fs::File,

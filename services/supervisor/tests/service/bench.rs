@@ -114,8 +114,8 @@ impl Bench {
     }
 
     /// Starts the fake services that bring something up, all willing.
-    pub(crate) fn willing_services(&self) -> [Running; 3] {
-        [self.security([]), self.network([]), self.storage([])]
+    pub(crate) fn willing_services(&self) -> [Running; 4] {
+        [self.security([]), self.network([]), self.storage([]), self.update()]
     }
 
     pub(crate) fn security(&self, script: impl IntoIterator<Item = Answer>) -> Running {

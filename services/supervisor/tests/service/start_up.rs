@@ -27,7 +27,7 @@ async fn services_start_in_order_and_the_system_is_ready_once() {
     let _services = bench.willing_services();
     let _supervisor = bench.supervisor(bench.machine());
     assert_eq!(bench.lines_until("System is ready").await, [STARTING, "INFO Bringing up the network", READY]);
-    assert_eq!(bench.starts(), ["security", "network", "storage"]);
+    assert_eq!(bench.starts(), ["security", "network", "storage", "update"]);
     becomes_ready(&bench).await;
     for _ in 0..20 {
         is_ready(&bench).await;
@@ -56,6 +56,7 @@ async fn warnings_of_a_service_become_operator_lines() {
     let _security = bench.security([Answer::Warn("Secure Boot is disabled")]);
     let _network = bench.network([Answer::Warn("eth0 has no link")]);
     let _storage = bench.storage([]);
+    let _update = bench.update();
     let _supervisor = bench.supervisor(bench.machine());
     assert_eq!(
         bench.lines_until("System is ready").await,
@@ -69,6 +70,7 @@ async fn failing_network_is_tried_again_and_nothing_is_ready_before() {
     let _security = bench.security([]);
     let _network = bench.network([Answer::Fail("no link"), Answer::Fail("no link"), Answer::Fail("no lease")]);
     let _storage = bench.storage([]);
+    let _update = bench.update();
     let _supervisor = bench.supervisor(bench.machine());
     assert_eq!(
         bench.lines_until("System is ready").await,
@@ -80,7 +82,7 @@ async fn failing_network_is_tried_again_and_nothing_is_ready_before() {
             READY
         ]
     );
-    assert_eq!(bench.starts(), ["security", "network", "network", "network", "network", "storage"]);
+    assert_eq!(bench.starts(), ["security", "network", "network", "network", "network", "storage", "update"]);
 }
 
 #[tokio::test]
@@ -89,6 +91,7 @@ async fn broken_service_does_not_keep_the_others_down() {
     let _security = bench.security(vec![Answer::Fail("no TPM"); 1_000_000]);
     let _network = bench.network([]);
     let _storage = bench.storage([]);
+    let _update = bench.update();
     let _supervisor = bench.supervisor(bench.machine());
     bench.lines_until("Bringing up the network").await;
     while !bench.starts().contains(&"storage") {

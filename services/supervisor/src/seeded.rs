@@ -3,9 +3,9 @@
 
 use std::{error::Error as _, fs::File};
 
-use api::v1::SecurityConfig;
+use api::v1::{KernelConfig, NetworkConfig, ProviderConfig, SecurityConfig, UpdateConfig};
 
-use seed::SeedError;
+use seed::{Section, SeedError};
 
 /// What a seed brings for the listener.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,10 +32,32 @@ pub(crate) fn clients(device: &File) -> Result<Option<Seeded>, SeedError> {
     }))
 }
 
-/// The section of the security service; `None` when there is none, or a wrong one.
-pub(crate) fn security(device: &File) -> Option<SecurityConfig> {
-    let report = seed::check(&seed::read(device).ok()??);
-    report.contents.security.clone().filter(|_| !report.has_errors(seed::Section::Security))
+/// The sections that are taken over once, by the service that owns each. One that
+/// is missing or wrong is `None`: the service has a default for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Sections {
+    pub(crate) kernel: Option<KernelConfig>,
+    pub(crate) network: Option<NetworkConfig>,
+    pub(crate) provider: Option<ProviderConfig>,
+    pub(crate) security: Option<SecurityConfig>,
+    pub(crate) update: Option<UpdateConfig>,
+}
+
+impl Sections {
+    /// What is wrong with the seed is told by the listener, which reads it as well.
+    pub(crate) fn read(device: &File) -> Self {
+        let Ok(Some(files)) = seed::read(device) else { return Self::default() };
+        let report = seed::check(&files);
+        let is_right = |section| !report.has_errors(section);
+        let contents = &report.contents;
+        Self {
+            kernel: contents.kernel.clone().filter(|_| is_right(Section::Kernel)),
+            network: contents.network.clone().filter(|_| is_right(Section::Network)),
+            provider: contents.provider.clone().filter(|_| is_right(Section::Provider)),
+            security: contents.security.clone().filter(|_| is_right(Section::Security)),
+            update: contents.update.clone().filter(|_| is_right(Section::Update)),
+        }
+    }
 }
 
 /// An error and its causes in one line.
@@ -73,16 +95,26 @@ mod tests {
     }
 
     #[test]
-    fn section_of_the_security_service_is_taken_unless_it_is_wrong() {
+    fn sections_are_taken_unless_they_are_wrong() {
         let ca = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();
         let right = serde_json::json!({ "version": "1", "custom_ca_certs": [ca] }).to_string();
-        let found = security(&device(&[("security.json", &right), ("network.yaml", "interfaces: 5")]));
-        assert_eq!(found.unwrap().custom_ca_certs, [ca]);
+        let found = Sections::read(&device(&[
+            ("security.json", &right),
+            ("network.yaml", "interfaces: 5"),
+            ("kernel.yaml", "console: [{device: /dev/ttyS0, baud_rate: 115200}]"),
+            ("update.yaml", "check_frequency: never"),
+            ("provider.yaml", "name: images"),
+        ]));
+        assert_eq!(found.security.unwrap().custom_ca_certs, [ca]);
+        assert_eq!(found.network, None);
+        assert_eq!(found.kernel.unwrap().console[0].device, "/dev/ttyS0");
+        assert_eq!(found.update.unwrap().check_frequency, "never");
+        assert_eq!(found.provider.unwrap().name, "images");
         for wrong in [r#"{"custom_ca_certs":["x"]}"#, r#"{"encryption_recovery_keys":["correct-horse-battery"]}"#] {
-            assert_eq!(security(&device(&[("security.json", wrong)])), None, "{wrong}");
+            assert_eq!(Sections::read(&device(&[("security.json", wrong)])), Sections::default(), "{wrong}");
         }
-        assert_eq!(security(&device(&[("network.yaml", "")])), None);
-        assert_eq!(security(&tempfile::tempfile().unwrap()), None);
+        assert_eq!(Sections::read(&device(&[("network.yaml", "")])), Sections::default());
+        assert_eq!(Sections::read(&tempfile::tempfile().unwrap()), Sections::default());
     }
 
     #[test]
