@@ -21,6 +21,7 @@ use tonic::Status;
 
 use crate::{
     operator::OperatorLog,
+    seeded,
     state::{self, State},
 };
 use certificate::ServerCertificate;
