@@ -246,7 +246,12 @@ fn discard_old(moulds: &Path) -> Result<()> {
 fn discard_failed() -> Result<()> {
     let store = store();
     for name in store.names()? {
-        let vm = store.open(&name)?;
+        let Ok(vm) = store.open(&name) else {
+            // Of another version of the harness.
+            let folder = cache().join("vms").join(&name);
+            fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+            continue;
+        };
         let age = fs::metadata(vm.folder().console_log()).and_then(|metadata| metadata.modified());
         let old = age.ok().and_then(|time| time.elapsed().ok()).is_none_or(|age| age > KEPT);
         if old && !vm.is_running() {
