@@ -64,6 +64,7 @@ fn seeded(name: &str, card: &str) -> NetworkStart {
         name: name.into(),
         hwaddr: card.into(),
         addresses: vec!["192.0.2.7/24".into()],
+        required_for_online: "no".into(),
         ..NetworkInterface::default()
     };
     NetworkStart { seed: Some(NetworkConfig { interfaces: vec![interface], ..NetworkConfig::default() }) }
