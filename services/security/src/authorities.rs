@@ -74,7 +74,7 @@ fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Resul
     let mut name = OsString::from(path);
     name.push(".new");
     let new = PathBuf::from(name);
-    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(parent)?;
     // Left by a power cut.
     remove(&new)?;

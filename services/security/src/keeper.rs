@@ -673,7 +673,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), KeeperError> {
 }
 
 fn sync_folder(path: &Path) -> Result<(), KeeperError> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| KeeperError::File {
         action: "save",
         path: folder.to_owned(),

@@ -3,11 +3,15 @@
 
 mod support;
 
-use std::{fs, path::Path, sync::atomic::Ordering};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use api::v1::{Empty, RecoveryKey, SecurityConfig, SystemSecurity};
 use efi::Variable;
-use support::{Files, certificate, signature_list};
+use support::{FakeTpm, Files, certificate, signature_list};
 use tonic::Code;
 use tpm::{Digest, Pcr};
 
@@ -70,10 +74,15 @@ async fn the_document_has_exactly_the_keys_of_the_api() {
     assert_eq!(keys(&document["state"]["secure_boot_certificates"][0]), ["type", "fingerprint", "subject", "issuer"]);
 }
 
+/// A TPM that does not answer.
+fn silent_tpm() -> FakeTpm {
+    FakeTpm { registers: None, reads: Arc::default() }
+}
+
 #[tokio::test]
 async fn an_empty_machine_is_answered_for_with_caution() {
     let files = Files::new();
-    let mut service = files.serve(files.tpm_without_variables(), "").await;
+    let mut service = files.serve(silent_tpm(), "").await;
     let state = service.state().await;
     assert!(!state.secure_boot_enabled);
     assert_eq!(state.tpm_status, "unavailable");
@@ -207,7 +216,7 @@ async fn builtin_certificates_are_the_files_of_the_image() {
     files.write("usr/share/incus-os/secureboot/PK/pk.pem", b"the pk");
     files.write("usr/share/incus-os/secureboot/KEK/2.pem", b"second");
     files.write("usr/share/incus-os/secureboot/KEK/1.pem", b"first");
-    let mut service = files.serve(files.tpm_without_variables(), "").await;
+    let mut service = files.serve(silent_tpm(), "").await;
     let builtin = service.client.get_builtin_certificates(Empty {}).await.unwrap().into_inner();
     assert_eq!((builtin.pk.as_str(), builtin.kek), ("the pk", vec!["first".to_owned(), "second".to_owned()]));
     assert_eq!((builtin.db, builtin.dbx), (vec![], vec![]));

@@ -129,10 +129,6 @@ impl Files {
         let running = tokio::spawn(security::run_with(context, machine));
         Service { client: Peers::in_dir(self.0.path()).security(), stopper, running }
     }
-
-    pub(crate) fn tpm_without_variables(&self) -> FakeTpm {
-        FakeTpm { registers: None, reads: Arc::default() }
-    }
 }
 
 /// A TPM that holds what the firmware measured, or does not answer.
