@@ -585,7 +585,7 @@ async fn authorities_of_the_seed_are_taken_over_once() {
     let bundle = files.root().join("etc/ssl/certs/ca-certificates.crt");
     let mut service = files.serve(files.tpm(), "").await;
     service.client.start(SecurityStart { seed: Some(seed(&authority)) }).await.unwrap();
-    assert_eq!(service.get().await.config.unwrap().custom_ca_certs, [authority.clone()]);
+    assert_eq!(service.get().await.config.unwrap().custom_ca_certs, std::slice::from_ref(&authority));
     assert_eq!(fs::read_to_string(&bundle).unwrap(), format!("of the image\n{authority}"));
 
     let other = support::certificate("another authority").pem();
