@@ -58,8 +58,8 @@ pub(crate) struct Partitions {
 /// Finds the partitions: the one below the mapping `root`, and the one labelled
 /// `swap` on the same disk. A system that runs from memory has neither.
 ///
-/// Not by the links in `/dev/disk` alone: those name whatever disk with such a
-/// label appeared last, and other disks carry the same labels.
+/// A link in `/dev/disk` alone does not do: it names whatever disk with such a label
+/// appeared last, and other disks carry the same labels.
 pub(crate) fn partitions(machine: &Machine) -> Partitions {
     let mut partitions = Partitions::default();
     let Some(root) = encrypted_mapping(&machine.block_devices(), ROOT) else { return partitions };
@@ -75,16 +75,23 @@ pub(crate) fn partitions(machine: &Machine) -> Partitions {
 }
 
 /// The swap partition on the disk of another partition. Both in sysfs.
+///
+/// By udev's link if it leads to this disk, else by the kernel's own word, which is
+/// missing for partitions of the first boot and of multipath disks.
 fn swap_beside(machine: &Machine, partition: &Path) -> Option<PathBuf> {
-    if is_mapping(partition) {
-        // On a multipath disk, partitions are mappings of their own, without label.
-        let swap = machine.partition_by_label(SWAP)?;
-        return (is_mapping(&swap) && only_slave(&swap)? == only_slave(partition)?).then_some(swap);
-    }
+    let disk = disk_of(partition)?;
+    let linked = machine.partition_by_label(SWAP).filter(|swap| disk_of(swap).as_ref() == Some(&disk));
     let label = format!("PARTNAME={SWAP}");
-    fs::read_dir(partition.parent()?).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(|sibling| {
-        fs::read_to_string(sibling.join("uevent")).is_ok_and(|facts| facts.lines().any(|fact| fact == label))
+    linked.or_else(|| {
+        fs::read_dir(disk).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(|part| {
+            fs::read_to_string(part.join("uevent")).is_ok_and(|facts| facts.lines().any(|fact| fact == label))
+        })
     })
+}
+
+/// The disk of a partition. On a multipath disk both are mappings.
+fn disk_of(partition: &Path) -> Option<PathBuf> {
+    if is_mapping(partition) { only_slave(partition) } else { partition.parent().map(Path::to_owned) }
 }
 
 fn is_mapping(device: &Path) -> bool {
@@ -196,6 +203,27 @@ mod tests {
         assert_eq!(partitions.missing, Vec::<&str>::new());
     }
 
+    /// What udev knows of a partition that it found to be labelled `swap`.
+    fn link_as_swap(dir: &Path, partition: &str) {
+        for (link, target) in [
+            (dir.join("dev/disk/by-partlabel/swap"), format!("../../{partition}")),
+            (dir.join("sys/class/block").join(partition), format!("../../devices/{}/{partition}", &partition[..3])),
+        ] {
+            fs::create_dir_all(link.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(target, link).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_partition_that_the_kernel_has_no_label_of_is_found_by_udev_s_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = machine_with_disk(dir.path(), "");
+        assert_eq!(partitions(&machine).missing, ["swap"]);
+        link_as_swap(dir.path(), "vda1");
+        let found = partitions(&machine);
+        assert_eq!(devices(&found), [("root", dir.path().join("dev/vda2")), ("swap", dir.path().join("dev/vda1"))]);
+    }
+
     #[test]
     fn a_swap_partition_of_another_disk_is_not_ours() {
         let dir = tempfile::tempdir().unwrap();
@@ -203,6 +231,8 @@ mod tests {
         let other = dir.path().join("sys/devices/vdb/vdb1");
         fs::create_dir_all(&other).unwrap();
         fs::write(other.join("uevent"), "DEVNAME=vdb1\nPARTNAME=swap\n").unwrap();
+        fs::write(dir.path().join("dev/vdb1"), "").unwrap();
+        link_as_swap(dir.path(), "vdb1");
         let partitions = partitions(&machine);
         assert_eq!(devices(&partitions), [("root", dir.path().join("dev/vda2"))]);
         assert_eq!(partitions.missing, ["swap"]);
