@@ -95,6 +95,10 @@ const PACKAGES: &[&str] = &[
     "tpm2-tools",
     "dbus",
     "polkitd",
+    // the web page of the image customizer
+    "chromium",
+    "chromium-driver",
+    "fonts-dejavu-core",
 ];
 
 /// Makes sure that this process runs inside the tree. Returns only there.
