@@ -1,0 +1,20 @@
+//! Tools of the operator: they run on ordinary machines, never on the system itself.
+//!
+//! [`customizer`] is an HTTP service that hands out images with a seed in them,
+//! and a web page to fill in that seed; [`flasher`] does the same on the command
+//! line. Both put the seed at [`media::SEED_OFFSET`] of an image that somebody else
+//! built, after checking that it is one of ours and that the seed is good.
+
+pub mod customizer;
+pub mod flasher;
+
+/// An error and all its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
