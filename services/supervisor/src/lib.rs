@@ -1,9 +1,9 @@
 //! The supervisor: unit and journal identifier `incus-osd`.
 //!
 //! It owns the order in which the machine comes up and the word of when it is
-//! ready, the operator's log, power, the settings of the HTTPS listener (whom
-//! to trust, which certificate to show), kernel and logging settings, and the
-//! hardware inventory. It never touches links, disks, keys or versions: the
+//! ready, the operator's log, the messages over the status screen, power, the
+//! settings of the HTTPS listener (whom to trust, which certificate to show),
+//! kernel and logging settings, and the hardware inventory. It never touches links, disks, keys or versions: the
 //! services that own those do, when they are asked.
 //!
 //! Invariants:
@@ -22,7 +22,9 @@ mod inventory;
 mod kernel;
 mod listener;
 mod machine;
+mod modals;
 mod operator;
+mod overview;
 mod power;
 mod rpc;
 mod seeded;
@@ -40,8 +42,8 @@ use tonic::service::Routes;
 pub use crate::machine::Machine;
 pub use crate::startup::Pace;
 use crate::{
-    environment::Environment, inventory::CachedInventory, listener::Listener, operator::OperatorLog, power::Power,
-    rpc::Rpc, seeded::Sections, startup::Startup, state::State,
+    environment::Environment, inventory::CachedInventory, listener::Listener, modals::Modals, operator::OperatorLog,
+    overview::Sources, power::Power, rpc::Rpc, seeded::Sections, startup::Startup, state::State,
 };
 
 /// Runs the supervisor on this machine.
@@ -84,14 +86,17 @@ pub async fn serve(context: Context, mut machine: Machine, pace: Pace) -> Result
         future::pending::<()>().await;
     };
 
+    let modals = Arc::new(Modals::default());
     let rpc = Rpc {
         environment,
         is_ready,
         inventory: CachedInventory::new(&machine),
         listener: listener.clone(),
-        power: Power::new(machine.clone(), operator.clone(), pace),
+        power: Power::new(machine.clone(), operator.clone(), modals.clone(), pace),
         machine,
+        modals,
         operator,
+        sources: Sources::of(&context.peers()),
         state,
         stopped: context.stopped().boxed().shared(),
     };

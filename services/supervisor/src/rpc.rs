@@ -3,8 +3,9 @@
 use std::{future, pin::Pin, sync::Arc};
 
 use api::v1::{
-    Empty, Environment as EnvironmentReply, ListenerSettings, OperatorLine, PowerRequest, Resources,
-    SystemFallbackListener, SystemKernel, SystemLogging, power_request::Action, supervisor_server::Supervisor,
+    Empty, Environment as EnvironmentReply, ListenerSettings, Modal, ModalCategory, Modals as ModalsReply,
+    OperatorLine, Overview, PowerRequest, Resources, SystemFallbackListener, SystemKernel, SystemLogging,
+    power_request::Action, supervisor_server::Supervisor,
 };
 use futures_util::{
     Stream, StreamExt as _,
@@ -16,8 +17,16 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, async_trait};
 
 use crate::{
-    Machine, environment::Environment, inventory::CachedInventory, kernel, listener::Listener, operator::OperatorLog,
-    power::Power, state::State,
+    Machine,
+    environment::Environment,
+    inventory::CachedInventory,
+    kernel,
+    listener::Listener,
+    modals::{self, Modals},
+    operator::OperatorLog,
+    overview::Sources,
+    power::Power,
+    state::State,
 };
 
 /// The service `incusos.v1.Supervisor`.
@@ -29,7 +38,9 @@ pub(crate) struct Rpc {
     pub(crate) listener: Listener,
     pub(crate) power: Power,
     pub(crate) machine: Arc<Machine>,
+    pub(crate) modals: Arc<Modals>,
     pub(crate) operator: Arc<OperatorLog>,
+    pub(crate) sources: Sources,
     pub(crate) state: Arc<State>,
     /// Resolves when the service has to end.
     pub(crate) stopped: Shared<BoxFuture<'static, ()>>,
@@ -38,6 +49,7 @@ pub(crate) struct Rpc {
 #[async_trait]
 impl Supervisor for Rpc {
     type WatchListenerStream = Pin<Box<dyn Stream<Item = Result<ListenerSettings, Status>> + Send>>;
+    type WatchModalsStream = Pin<Box<dyn Stream<Item = Result<ModalsReply, Status>> + Send>>;
 
     async fn get_environment(&self, _: Request<Empty>) -> Result<Response<EnvironmentReply>, Status> {
         let is_ready = *self.is_ready.borrow();
@@ -97,6 +109,36 @@ impl Supervisor for Rpc {
             .filter_map(|settings| future::ready(settings.map(Ok)))
             .take_until(self.stopped.clone());
         Ok(Response::new(Box::pin(settings)))
+    }
+
+    async fn get_overview(&self, _: Request<Empty>) -> Result<Response<Overview>, Status> {
+        let is_ready = *self.is_ready.borrow();
+        let (environment, others) = tokio::join!(self.environment.get(is_ready), self.sources.ask());
+        Ok(Response::new(Overview {
+            environment: Some(environment),
+            listen_address: self.listener.address(),
+            consoles: self.state.get().kernel.unwrap_or_default().console,
+            ..others
+        }))
+    }
+
+    async fn show_modal(&self, request: Request<Modal>) -> Result<Response<Empty>, Status> {
+        let modal = request.into_inner().try_into();
+        self.modals.show(modal.map_err(|error: modal::ModalError| Status::invalid_argument(error.to_string()))?);
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn hide_modal(&self, request: Request<ModalCategory>) -> Result<Response<Empty>, Status> {
+        let hidden = self.modals.hide(&request.into_inner().category);
+        hidden.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn watch_modals(&self, _: Request<Empty>) -> Result<Response<Self::WatchModalsStream>, Status> {
+        let modals = WatchStream::new(self.modals.watch())
+            .map(|shown| Ok(modals::listed(&shown)))
+            .take_until(self.stopped.clone());
+        Ok(Response::new(Box::pin(modals)))
     }
 }
 

@@ -79,6 +79,13 @@ impl Listener {
         SystemFallbackListener { config: Some(config), state: Some(FallbackListenerState { active }) }
     }
 
+    /// Where it listens; empty while it does not.
+    pub(crate) fn address(&self) -> String {
+        let is_followed = self.settings.receiver_count() > 0;
+        let settings = self.settings.borrow();
+        settings.as_ref().filter(|_| is_followed).map(|settings| settings.listen_address.clone()).unwrap_or_default()
+    }
+
     /// Checks, stores and publishes new settings.
     pub(crate) async fn put(&self, config: FallbackListenerConfig) -> Result<(), Status> {
         config::check(&config).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -132,7 +139,11 @@ impl Listener {
                     state.seed_applied = true;
                 });
                 if let Err(error) = saved {
-                    problems.push((Level::Error, "The clients of the seed cannot be saved", error.to_string()));
+                    problems.push((
+                        Level::Error,
+                        "The clients of the seed cannot be saved",
+                        error.to_string(),
+                    ));
                 }
             }
             // Tried again at the next start: the seed can be repaired from outside.

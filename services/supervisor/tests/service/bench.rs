@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use api::v1::{Empty, NetworkConfig, NetworkDns, OsVersions, StartReply, StartRequest, SystemNetwork};
+use api::v1::{
+    Empty, NetworkConfig, NetworkDns, NetworkInterfaceState, NetworkState, OsVersions, SecurityConfig, SecurityState,
+    StartReply, StartRequest, SystemNetwork, SystemSecurity,
+};
 use service::{Context, Identity, Peers};
 use supervisor::{Machine, Pace};
 use tokio::{
@@ -27,6 +30,9 @@ use tonic::{
     service::Routes,
 };
 use tonic_prost::ProstCodec;
+
+/// What only some may see.
+pub(crate) const SECRET: &str = "a recovery key";
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -262,7 +268,8 @@ impl<N: Name> tower::Service<http::Request<Body>> for Fake<N> {
             let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
             Ok(match method.as_str() {
                 "Start" => unary(request, move |_: StartRequest| fake.start()).await,
-                "Get" => unary(request, |_: Empty| Ok(network())).await,
+                "Get" if N::NAME == Security::NAME => unary(request, |_: Empty| Ok(security())).await,
+                "Get" if N::NAME == Network::NAME => unary(request, |_: Empty| Ok(network())).await,
                 "GetVersions" => unary(request, |_: Empty| Ok(versions())).await,
                 _ => Status::unimplemented(method).into_http(),
             })
@@ -285,7 +292,24 @@ fn network() -> SystemNetwork {
     let dns = NetworkDns { hostname: "host".into(), domain: "example.org".into(), ..NetworkDns::default() };
     SystemNetwork {
         config: Some(NetworkConfig { dns: Some(dns), ..NetworkConfig::default() }),
-        ..SystemNetwork::default()
+        state: Some(NetworkState {
+            interfaces: [("eth0".to_owned(), NetworkInterfaceState::default())].into(),
+            ..NetworkState::default()
+        }),
+    }
+}
+
+/// With a secret wherever there can be one.
+fn security() -> SystemSecurity {
+    let keys = || [("local".to_owned(), SECRET.to_owned())].into();
+    SystemSecurity {
+        config: Some(SecurityConfig { encryption_recovery_keys: vec![SECRET.to_owned()], ..SecurityConfig::default() }),
+        state: Some(SecurityState {
+            tpm_status: "swtpm".into(),
+            drive_recovery_keys: keys(),
+            pool_recovery_keys: keys(),
+            ..SecurityState::default()
+        }),
     }
 }
 
