@@ -36,6 +36,7 @@ const SERVICES: [&str; 7] = [
     "incus-osd-storage",
     "incus-osd-security",
     "incus-osd-update",
+    "incus-osd-console",
 ];
 /// Our program in the initrd, and its package.
 const INITRD_PROGRAM: &str = "incus-os-initrd";

@@ -13,7 +13,10 @@ use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::{StreamExt, wrappers::UnixListenerStream};
 use tonic::service::Routes;
 
-use crate::{Identity, Peers, peer::PeerPolicy};
+use crate::{
+    Identity, Peers,
+    peer::{MethodPolicy, PeerPolicy},
+};
 
 /// How long requests in flight may take to finish after a stop was asked for.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -156,8 +159,10 @@ impl Context {
         });
         self.ready();
         let stopped = self.stopped();
-        let server =
-            tonic::transport::Server::builder().add_routes(routes).serve_with_incoming_shutdown(connections, stopped);
+        let server = tonic::transport::Server::builder()
+            .layer(MethodPolicy::layer::<Routes>(self.identity))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(connections, stopped);
         let patience_ends = {
             let stopped = self.stopped();
             async move {

@@ -16,12 +16,14 @@ pub enum Identity {
     Security,
     /// Versions and updates.
     Update,
+    /// The status screen.
+    Console,
 }
 
 impl Identity {
     /// Every daemon, in the order in which they are started.
-    pub const ALL: [Self; 6] =
-        [Self::Supervisor, Self::Gateway, Self::Security, Self::Network, Self::Storage, Self::Update];
+    pub const ALL: [Self; 7] =
+        [Self::Supervisor, Self::Gateway, Self::Security, Self::Network, Self::Storage, Self::Update, Self::Console];
 
     /// Name of the folder, of the gRPC socket and of the state directory.
     pub fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Identity {
             Self::Storage => "storage",
             Self::Security => "security",
             Self::Update => "update",
+            Self::Console => "console",
         }
     }
 
@@ -45,6 +48,7 @@ impl Identity {
             Self::Storage => "incus-osd-storage",
             Self::Security => "incus-osd-security",
             Self::Update => "incus-osd-update",
+            Self::Console => "incus-osd-console",
         }
     }
 
@@ -64,9 +68,20 @@ impl Identity {
     /// Which daemons may open a connection to this one.
     pub(crate) fn callers(self) -> &'static [Self] {
         match self {
-            Self::Gateway => &[],
+            // The console only calls others; it has no socket.
+            Self::Gateway | Self::Console => &[],
             Self::Supervisor => &Self::ALL,
+            Self::Security => &[Self::Gateway, Self::Supervisor, Self::Console],
             _ => &[Self::Gateway, Self::Supervisor],
+        }
+    }
+
+    /// Whether `caller` may use this method of this daemon; it may call it at all.
+    pub(crate) fn allows(self, caller: Self, method: &str) -> bool {
+        match (self, caller) {
+            // Whoever sits at a terminal may try a recovery key, and see none.
+            (Self::Security, Self::Console) => method == "CheckRecoveryKey",
+            _ => true,
         }
     }
 }
@@ -74,5 +89,22 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_can_try_a_recovery_key_and_read_none() {
+        assert!(Identity::Security.allows(Identity::Console, "CheckRecoveryKey"));
+        for method in ["Get", "Put", "RebindTpm", "MarkRecoveryKeysRetrieved", "Start", ""] {
+            assert!(!Identity::Security.allows(Identity::Console, method), "{method}");
+            assert!(Identity::Security.allows(Identity::Supervisor, method), "{method}");
+        }
+        for closed in [Identity::Network, Identity::Storage, Identity::Update, Identity::Gateway] {
+            assert!(!closed.callers().contains(&Identity::Console), "{closed}");
+        }
     }
 }

@@ -7,11 +7,14 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures_util::future::{Either, Ready, ready};
+
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixStream,
 };
-use tonic::transport::server::Connected;
+use tonic::{Status, body::Body, transport::server::Connected};
+use tower::{Layer, Service, layer::layer_fn};
 
 use crate::Identity;
 
@@ -72,6 +75,43 @@ impl PeerPolicy {
     }
 }
 
+/// Refuses the methods that a caller may not use, before they are looked at.
+#[derive(Debug, Clone)]
+pub(crate) struct MethodPolicy<S> {
+    callee: Identity,
+    inner: S,
+}
+
+impl MethodPolicy<()> {
+    /// Puts the policy of `callee` before its methods.
+    pub(crate) fn layer<S>(callee: Identity) -> impl Layer<S, Service = MethodPolicy<S>> + Clone {
+        layer_fn(move |inner| MethodPolicy { callee, inner })
+    }
+}
+
+impl<S, A> Service<http::Request<A>> for MethodPolicy<S>
+where
+    S: Service<http::Request<A>, Response = http::Response<Body>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<S::Response, S::Error>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<A>) -> Self::Future {
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+        let caller = request.extensions().get::<Peer>().and_then(|peer| peer.identity);
+        if caller.is_none_or(|caller| self.callee.allows(caller, method)) {
+            Either::Left(self.inner.call(request))
+        } else {
+            Either::Right(ready(Ok(Status::permission_denied("not authorized").into_http())))
+        }
+    }
+}
+
 /// User id of `user` in the text of passwd(5).
 fn uid_of(accounts: &str, user: &str) -> Option<u32> {
     accounts.lines().find_map(|line| {
@@ -118,6 +158,25 @@ impl AsyncWrite for Admitted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the security service answers to `caller`: `None` is its own method.
+    fn refusal(caller: Option<Identity>, method: &str) -> Option<String> {
+        let own = tower::service_fn(|_: http::Request<()>| ready(Ok::<_, ()>(http::Response::new(Body::empty()))));
+        let mut request = http::Request::new(());
+        *request.uri_mut() = format!("/incusos.v1.Security/{method}").parse().unwrap();
+        request.extensions_mut().insert(Peer { uid: 990, identity: caller });
+        let answer = MethodPolicy::layer(Identity::Security).layer(own).call(request);
+        let answer = futures_util::FutureExt::now_or_never(answer).unwrap().unwrap();
+        answer.headers().get("grpc-status").map(|code| code.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn method_is_refused_by_the_callers_user() {
+        assert_eq!(refusal(Some(Identity::Console), "CheckRecoveryKey"), None);
+        assert_eq!(refusal(Some(Identity::Console), "Get").as_deref(), Some("7"));
+        assert_eq!(refusal(Some(Identity::Gateway), "Get"), None);
+        assert_eq!(refusal(None, "Get"), None, "root");
+    }
 
     #[test]
     fn uid_is_found_by_whole_user_name() {

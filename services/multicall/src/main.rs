@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Some(Identity::Storage) => service::main(Identity::Storage, storage::run),
         Some(Identity::Security) => service::main(Identity::Security, security::run),
         Some(Identity::Update) => service::main(Identity::Update, update::run),
+        Some(Identity::Console) => service::main(Identity::Console, console::run),
         None if name == INSTALLER => installer::main(),
         None => {
             let names = Identity::ALL.map(Identity::unit).join(", ");

@@ -67,7 +67,7 @@ impl Supervisor for Rpc {
     }
 
     async fn power(&self, request: Request<PowerRequest>) -> Result<Response<Empty>, Status> {
-        only(&[Identity::Gateway, Identity::Update], &request)?;
+        only(&[Identity::Gateway, Identity::Update, Identity::Console], &request)?;
         match request.into_inner().action() {
             Action::Unspecified => Err(Status::invalid_argument("no power action was named")),
             action => {
