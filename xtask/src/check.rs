@@ -13,8 +13,9 @@ use crate::{
 
 /// The exposure that each service may have at most, in tenths of what `systemd-analyze security`
 /// prints.
-const EXPOSURE: [(&str, u8); 6] = [
+const EXPOSURE: [(&str, u8); 7] = [
     ("incus-osd-gateway.service", 15),
+    ("incus-osd-console.service", 10),
     ("incus-osd-network.service", 20),
     ("incus-osd.service", 40),
     ("incus-osd-update.service", 30),
