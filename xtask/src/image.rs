@@ -28,7 +28,7 @@ use crate::{
 const OS_NAME: &str = "IncusOS";
 /// The program that holds every service, and the names it goes by.
 const PROGRAM: &str = "incus-os";
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "incus-osd",
     "incus-osd-gateway",
     "incus-osd-installer",

@@ -139,11 +139,7 @@ impl Listener {
                     state.seed_applied = true;
                 });
                 if let Err(error) = saved {
-                    problems.push((
-                        Level::Error,
-                        "The clients of the seed cannot be saved",
-                        error.to_string(),
-                    ));
+                    problems.push((Level::Error, "The clients of the seed cannot be saved", error.to_string()));
                 }
             }
             // Tried again at the next start: the seed can be repaired from outside.
