@@ -27,10 +27,10 @@ use rustix::{
 use service::{Context, Identity, Peers};
 use tokio::{
     io::{AsyncWriteExt as _, DuplexStream, Interest, duplex, unix::AsyncFd},
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
-use tokio_stream::{StreamExt as _, wrappers::WatchStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Response, Status,
     body::Body,
@@ -136,7 +136,7 @@ impl Bench {
     fn fake<N: Name>(&self, identity: Identity) -> Running {
         let _ = fs::remove_file(self.dir.path().join(identity.name()).with_extension("sock"));
         let (context, stopper) = Context::in_dir(identity, self.dir.path()).unwrap();
-        let fake = Fake::<N> { services: self.services.clone(), service: PhantomData };
+        let fake = Fake::<N> { services: self.services.clone(), stopped: stopper.subscribe(), service: PhantomData };
         let task = tokio::spawn(async move { context.serve(Routes::new(fake)).await.unwrap() });
         Running { stopper: Some(stopper), task }
     }
@@ -446,6 +446,7 @@ impl Name for Security {
 #[derive(Clone)]
 struct Fake<N> {
     services: Services,
+    stopped: watch::Receiver<bool>,
     service: PhantomData<N>,
 }
 
@@ -464,6 +465,7 @@ impl<N: Name> tower::Service<http::Request<Body>> for Fake<N> {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let Services { state, modals } = self.services.clone();
+        let stopped = self.stopped.clone();
         Box::pin(async move {
             let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
             Ok(match method.as_str() {
@@ -485,7 +487,7 @@ impl<N: Name> tower::Service<http::Request<Body>> for Fake<N> {
                 }
                 "CheckRecoveryKey" => unary(request, move |key: RecoveryKey| check(&state, key)).await,
                 "WatchModals" => {
-                    let stream = Watched(modals.subscribe());
+                    let stream = Watched { modals: modals.subscribe(), stopped };
                     Grpc::new(ProstCodec::<Modals, Empty>::default()).server_streaming(stream, request).await
                 }
                 _ => Status::unimplemented(method).into_http(),
@@ -537,15 +539,33 @@ where
     }
 }
 
-struct Watched(watch::Receiver<Modals>);
+/// All messages at each change, until the service stops.
+struct Watched {
+    modals: watch::Receiver<Modals>,
+    stopped: watch::Receiver<bool>,
+}
 
 impl ServerStreamingService<Empty> for Watched {
     type Response = Modals;
-    type ResponseStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<Modals, Status>> + Send>>;
+    type ResponseStream = ReceiverStream<Result<Modals, Status>>;
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, _: Request<Empty>) -> Self::Future {
-        let stream: Self::ResponseStream = Box::pin(WatchStream::new(self.0.clone()).map(Ok));
-        std::future::ready(Ok(Response::new(stream)))
+        let (sender, receiver) = mpsc::channel(1);
+        let (mut modals, mut stopped) = (self.modals.clone(), self.stopped.clone());
+        tokio::spawn(async move {
+            loop {
+                let now = modals.borrow_and_update().clone();
+                if sender.send(Ok(now)).await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    _ = modals.changed() => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => return,
+                    () = sender.closed() => return,
+                }
+            }
+        });
+        std::future::ready(Ok(Response::new(ReceiverStream::new(receiver))))
     }
 }
