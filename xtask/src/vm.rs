@@ -337,7 +337,9 @@ fn running_version(vm: &Vm) -> Option<String> {
 
 fn create(store: &Store, name: &str, shape: &Shape, image: &Image) -> Result<Vm> {
     let administrator = Identity::generate("admin")?;
-    let mut seed = Seed::administrator(&administrator.certificate);
+    // The status screen on the serial line, whatever the signed kernel command line says.
+    let console = json!({ "version": "1", "console": [{ "device": "/dev/ttyS0", "baud_rate": 115_200 }] });
+    let mut seed = Seed::administrator(&administrator.certificate).with("kernel.json", &console);
     if !shape.written {
         seed = seed.installing(&json!({ "version": "1", "force_reboot": true }));
     }
