@@ -26,6 +26,7 @@ use testkit::vm::folder;
 use testkit::vm::frozen::Frozen;
 use testkit::vm::record::{Medium, Spec};
 use testkit::vm::{Store, Vm};
+use testkit::wait::wait_for;
 
 use slot::Slot;
 
@@ -140,6 +141,24 @@ pub fn first_boot_duration() -> Option<Duration> {
     let folder = frozen_folder(&image).ok()?;
     let seconds = fs::read_to_string(folder.path().join(DURATION)).ok()?;
     Some(Duration::from_secs_f64(seconds.trim().parse().ok()?))
+}
+
+/// Waits until the TPM has opened the encrypted volumes. Root is open before anything runs, swap
+/// follows when there is a key for it, and nothing waits for that.
+///
+/// # Panics
+///
+/// When they are not, or the API does not tell.
+pub fn wait_opened_by_tpm(vm: &Vm) {
+    let opened = wait_for("root and swap to be opened by the TPM", MOMENT, || {
+        let client = vm.client().map_err(explain)?;
+        let response = client.get("/1.0/system/security").map_err(explain)?;
+        let body = response.json().map_err(explain)?;
+        let volumes = body["metadata"]["state"]["encrypted_volumes"].as_array().cloned().unwrap_or_default();
+        let is_open = |name: &str| volumes.contains(&json!({ "volume": name, "state": "unlocked (TPM)" }));
+        if volumes.len() == 2 && is_open("root") && is_open("swap") { Ok(()) } else { Err(body.to_string()) }
+    });
+    opened.unwrap_or_else(|error| panic!("{}", explain(error)));
 }
 
 /// An error with all its causes, as a test wants to see it.

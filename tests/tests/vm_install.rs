@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use system_tests::{
     BOOT_LIMIT, MOMENT, Machine, first_boot_console, image, installed_at_once, machine_with_seed, ready_machine,
+    wait_opened_by_tpm,
 };
 use testkit::process::{self, Lifetime};
 use testkit::seed::Seed;
@@ -71,10 +72,7 @@ fn assert_installed(machine: &Machine) {
     }
     assert_eq!(found.len(), 11, "{found:?}");
     assert_eq!(found[10].0, "local-data");
-    let state = get(machine, "/1.0/system/security")["state"].clone();
-    for volume in state["encrypted_volumes"].as_array().unwrap() {
-        assert_eq!(volume["state"], "unlocked (TPM)", "{state}");
-    }
+    wait_opened_by_tpm(machine);
 }
 
 #[test]
