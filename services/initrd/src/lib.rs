@@ -2,7 +2,7 @@
 //! can run the system at all, finding out what this boot is for, handing over its
 //! seed, and unlocking the root volume.
 //!
-//! The answer to "what is this boot for" is given once, by [`begin`], from what
+//! The answer to "what is this boot for" is given once, by [`begin()`], from what
 //! the boot loader and the drives say, and everything after it only looks at the
 //! files that it leaves below `/run/incus-os`:
 //!

@@ -2,14 +2,14 @@
 //! install, instead of all others.
 //!
 //! It looks at the machine ([`facts`]), decides from that and nothing else whether
-//! and where to install ([`plan`]), and does it ([`install`]). What keeps it from
+//! and where to install ([`mod@plan`]), and does it ([`install`]). What keeps it from
 //! installing is told in one sentence, and looked at again whenever the machine
 //! changes: connecting a drive is enough, no restart is needed.
 //!
 //! Invariants:
 //!
 //! * Nothing is written to any drive before the whole seed was checked and every
-//!   condition of [`plan`] holds.
+//!   condition of [`mod@plan`] holds.
 //! * A drive with anything recognisable on it is overwritten only when the seed
 //!   says so.
 //! * A failed installation is not repeated by itself: its reason stays on the
