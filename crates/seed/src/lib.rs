@@ -4,7 +4,7 @@
 //!
 //! The crate owns the form of a seed: reading and writing the archive, the
 //! leniency with which files were always read (JSON in any letter case, YAML 1.1
-//! booleans, unknown keys passed over and reported), and [`check`], which says
+//! booleans, unknown keys passed over and reported), and [`check()`], which says
 //! of all sections at once what is wrong with them. It does not know machines,
 //! and applies nothing.
 //!
