@@ -129,7 +129,10 @@ impl Track {
             Ok(value) => Ok(Decoded { value: value.unwrap_or_default(), unknown: self.unknown.into_inner() }),
             Err(error) => {
                 let key = self.path.borrow().join(".");
-                Err(Error::Content { key, reason: without_quotes(&error.to_string()) })
+                let reason = without_quotes(&error.to_string());
+                // YAML says where by itself, in its own notation, but not always.
+                let reason = reason.strip_prefix(&format!("{key}: ")).unwrap_or(&reason).to_owned();
+                Err(Error::Content { key, reason })
             }
         }
     }
