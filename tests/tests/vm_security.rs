@@ -168,7 +168,7 @@ fn volumes_open_by_the_tpm_alone_and_by_a_recovery_key_when_it_was_replaced() {
     let console = machine.console_from_now();
     machine.start(Lifetime::Tied).unwrap();
     console.wait_for(PROMPT, BOOT_LIMIT).unwrap();
-    type_line(&machine, &key);
+    let _keyboard = type_line(&machine, &key);
     machine.wait_ready(BOOT_LIMIT, |_| ()).unwrap();
     assert_eq!(states(&machine), ["unlocked (recovery passphrase)", "unlocked (recovery passphrase)"]);
     if let Some(mut agent) = agent(&machine) {
@@ -205,8 +205,10 @@ fn replace_tpm(vm: &Vm) {
     process::run("swtpm_setup", &arguments, Path::new("/"), MOMENT).unwrap();
 }
 
-/// Types at the console.
-fn type_line(vm: &Vm, line: &str) {
+/// Types at the console. What the machine has not taken yet is lost when the connection, which is
+/// returned, is closed.
+fn type_line(vm: &Vm, line: &str) -> UnixStream {
     let mut console = UnixStream::connect(vm.folder().console_socket()).unwrap();
     console.write_all(format!("{line}\n").as_bytes()).unwrap();
+    console
 }
