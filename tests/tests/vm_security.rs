@@ -1,18 +1,14 @@
 //! Keys of the encrypted volumes on a machine that boots: made at the first start, bound to the
-//! TPM, and of use to a person when the TPM is another one.
+//! TPM, and changed over the API.
 //!
 //! These tests really boot, minutes each without hardware virtualisation.
 #![expect(clippy::unwrap_used, reason = "a failure is what a test reports")]
 
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use system_tests::{BOOT_LIMIT, MOMENT, ready_machine};
-use testkit::process::{self, Lifetime};
+use testkit::process::Lifetime;
 use testkit::vm::Vm;
 use testkit::vm::agent::Agent;
 use testkit::wait::wait_for;
@@ -143,10 +139,8 @@ fn recovery_keys_are_added_removed_and_refused() {
 }
 
 #[test]
-fn volumes_open_by_the_tpm_alone_and_by_a_recovery_key_when_it_was_replaced() {
+fn second_boot_opens_the_volumes_by_the_tpm_alone_and_retires_the_first_binding() {
     let Some(mut machine) = ready_machine("keys-boots") else { return };
-    let key = recovery_keys(&machine).remove(0);
-
     // The second boot proves the binding, and the one of the first boot goes.
     machine.power_cut().unwrap();
     let console = machine.console_from_now();
@@ -161,54 +155,4 @@ fn volumes_open_by_the_tpm_alone_and_by_a_recovery_key_when_it_was_replaced() {
             assert!(bindings.len() == 1 && is_bound(&bindings), "{partition}: {bindings:?}");
         }
     }
-
-    // Another TPM releases nothing.
-    machine.power_cut().unwrap();
-    replace_tpm(&machine);
-    let console = machine.console_from_now();
-    machine.start(Lifetime::Tied).unwrap();
-    console.wait_for(PROMPT, BOOT_LIMIT).unwrap();
-    let _keyboard = type_line(&machine, &key);
-    machine.wait_ready(BOOT_LIMIT, |_| ()).unwrap();
-    assert_eq!(states(&machine), ["unlocked (recovery passphrase)", "unlocked (recovery passphrase)"]);
-    if let Some(mut agent) = agent(&machine) {
-        assert_swap_is_on(&mut agent);
-    }
-
-    // Bound to the new one, the machine restarts by itself and asks nobody.
-    let console = machine.console_from_now();
-    let client = machine.client().unwrap().with_patience(Duration::from_secs(300));
-    good(&client.post("/1.0/system/security/:tpm-rebind", &json!({})).unwrap());
-    wait_for("the machine to go down", BOOT_LIMIT, || match security_or_error(&machine) {
-        Err(_) => Ok(()),
-        Ok(_) => Err("it still answers".to_owned()),
-    })
-    .unwrap();
-    machine.wait_ready(BOOT_LIMIT, |_| ()).unwrap();
-    assert!(!console.text().unwrap().contains(PROMPT), "a person was asked for something");
-    assert_eq!(states(&machine), ["unlocked (TPM)", "unlocked (TPM)"]);
-}
-
-fn security_or_error(vm: &Vm) -> Result<Value, String> {
-    let client = vm.client().map_err(system_tests::explain)?.with_patience(Duration::from_secs(5));
-    let response = client.get("/1.0/system/security").map_err(system_tests::explain)?;
-    response.json().map_err(system_tests::explain)
-}
-
-/// Gives a stopped machine a TPM that has never seen it.
-fn replace_tpm(vm: &Vm) {
-    let state = vm.folder().tpm();
-    fs::remove_dir_all(&state).unwrap();
-    fs::create_dir(&state).unwrap();
-    let state = state.to_str().unwrap();
-    let arguments = ["--tpm2", "--tpmstate", state, "--pcr-banks", "sha256", "--overwrite"];
-    process::run("swtpm_setup", &arguments, Path::new("/"), MOMENT).unwrap();
-}
-
-/// Types at the console. What the machine has not taken yet is lost when the connection, which is
-/// returned, is closed.
-fn type_line(vm: &Vm, line: &str) -> UnixStream {
-    let mut console = UnixStream::connect(vm.folder().console_socket()).unwrap();
-    console.write_all(format!("{line}\n").as_bytes()).unwrap();
-    console
 }
