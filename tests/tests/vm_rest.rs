@@ -242,7 +242,7 @@ fn requests_that_are_not_http_end_the_connection_and_nothing_else() {
 fn connection_is_kept_for_many_requests() {
     let Some(machine) = ready_machine("rest-keep-alive") else { return };
     let mut connection = machine.client().unwrap().connect().unwrap();
-    let mut times: Vec<Duration> = (0..200)
+    let mut times: Vec<Duration> = (0..100)
         .map(|_| {
             let start = Instant::now();
             success("/1.0", &connection.send(&Request::new("GET", "/1.0")).unwrap());
@@ -251,31 +251,6 @@ fn connection_is_kept_for_many_requests() {
         .collect();
     times.sort();
     println!("GET /1.0 on a kept connection: median {:?}, slowest {:?}", times[100], times[199]);
-}
-
-#[test]
-fn two_hundred_clients_at_once_are_all_answered() {
-    let Some(machine) = ready_machine("rest-parallel") else { return };
-    // Their handshakes share two emulated processors.
-    let client = machine.client().unwrap().with_patience(Duration::from_secs(180));
-    let start = Instant::now();
-    let ask = || (client.get("/1.0"), start.elapsed().as_secs_f32());
-    let outcomes: Vec<_> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..200).map(|_| scope.spawn(ask)).collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
-    });
-    let mut answered = Vec::new();
-    let mut failed = Vec::new();
-    for (outcome, seconds) in outcomes {
-        match outcome {
-            Ok(response) if response.status == 200 => answered.push(seconds),
-            Ok(response) => failed.push(format!("after {seconds} s: {}", response.text())),
-            Err(error) => failed.push(format!("after {seconds} s: {}", system_tests::explain(error))),
-        }
-    }
-    answered.sort_by(f32::total_cmp);
-    println!("{} answered, the last after {:?} s", answered.len(), answered.last());
-    assert!(failed.is_empty(), "{} of 200 failed:\n{}", failed.len(), failed.join("\n"));
 }
 
 #[test]
