@@ -72,7 +72,13 @@ pub(crate) async fn install(machine: &Machine, plan: &Plan, screen: &Screen) -> 
         screen.show(&Message::info(text));
     }
     copying.await.map_err(|_| InstallError::Thread)??;
-    boot_loader(machine, plan).await?;
+    // From here on the drive starts by itself: the loader is also where firmware looks on any drive.
+    if let Err(error) = boot_loader(machine, plan).await {
+        screen.log(&Message::warning(format!(
+            "The firmware got no boot entry for the drive ({}): choose the drive in the firmware setup if it does not start.",
+            crate::error::sentence(&error)
+        )));
+    }
     // The installation is as good without the note; only the medium does not know of it then.
     let note = Value { attributes: ATTRIBUTES, data: vec![0; 4] };
     if let Err(error) = machine.variables.write(Variable::InstallComplete, &note) {

@@ -75,7 +75,7 @@ async fn run(machine: &Machine, screen: &Screen) {
         Ok(leave) => leave,
         Err(error) => {
             screen.show(&Message::error(format!(
-                "{}. {} was left without a partition table; restart the machine to try again.",
+                "{}. The installation to {} is not finished; restart the machine to try again.",
                 error::sentence(&error),
                 plan.target.path()
             )));
