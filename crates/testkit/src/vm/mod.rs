@@ -11,17 +11,23 @@
 pub mod agent;
 mod command;
 pub mod console;
+mod devices;
+mod error;
 pub mod firmware;
 pub mod folder;
 pub mod frozen;
+pub mod keyboard;
+mod make;
 pub mod qmp;
 pub mod record;
+mod start;
+
+pub use error::VmError;
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -29,164 +35,21 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::client::{self, Client, ClientError, ServerTrust};
-use crate::identity::{Identity, IdentityError};
+use crate::client::{self, Client, ServerTrust};
+use crate::identity::Identity;
 use crate::image::Image;
-use crate::process::{self, Lifetime, ProcessError};
+use crate::process::{self, Lifetime};
 use crate::seed::Seed;
 use crate::wait::{WaitError, wait_for};
 
-use agent::{Agent, AgentError};
+use agent::Agent;
 use command::Begin;
 use console::Console;
 use folder::Folder;
 use frozen::Frozen;
-use qmp::{Qmp, QmpError};
-use record::{BOOT_DISK, Disk, Medium, Nic, Record, Spec};
-
-/// A machine did not do what was wanted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum VmError {
-    /// The name cannot be a folder's and a socket path's part.
-    #[error("`{name}` is no machine name: 1 to 40 letters, digits, `-` and `_`")]
-    Name {
-        /// The name.
-        name: String,
-    },
-    /// There is a machine of that name.
-    #[error("machine `{name}` exists already")]
-    Exists {
-        /// Its name.
-        name: String,
-    },
-    /// There is none of that name.
-    #[error("there is no machine `{name}`")]
-    Unknown {
-        /// The name.
-        name: String,
-    },
-    /// It must be stopped for this.
-    #[error("machine `{name}` is running")]
-    Running {
-        /// Its name.
-        name: String,
-    },
-    /// It must be running for this.
-    #[error("machine `{name}` is not running; its last console lines:\n{console}")]
-    Stopped {
-        /// Its name.
-        name: String,
-        /// What it said last.
-        console: String,
-    },
-    /// The emulator ended while starting.
-    #[error("the emulator of `{name}` did not start: {log}")]
-    Start {
-        /// The machine.
-        name: String,
-        /// The emulator's words.
-        log: String,
-    },
-    /// The sockets in the folder would have names longer than the kernel takes.
-    #[error("`{folder}` is too long a path for sockets in it")]
-    PathTooLong {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// All hot-plug ports are taken.
-    #[error("machine `{name}` has no free port for another device")]
-    NoPort {
-        /// The machine.
-        name: String,
-    },
-    /// No such device, or one that it was made with.
-    #[error("machine `{name}` has no attached device `{device}`")]
-    NoDevice {
-        /// The machine.
-        name: String,
-        /// The device.
-        device: String,
-    },
-    /// The seed is larger than its partition.
-    #[error("the seed has {size} bytes, its partition {}", media::SEED_SIZE)]
-    SeedTooLarge {
-        /// Size of the archive.
-        size: u64,
-    },
-    /// A file could not be read or written.
-    #[error("cannot use `{path}`")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The record is not one.
-    #[error("`{path}` is no machine record")]
-    Record {
-        /// The record's file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A program that the harness needs.
-    #[error("machine `{name}`: a program did not do its part")]
-    Process {
-        /// The machine.
-        name: String,
-        /// Why.
-        #[source]
-        source: ProcessError,
-    },
-    /// The emulator.
-    #[error("machine `{name}`: trouble with the emulator")]
-    Emulator {
-        /// The machine.
-        name: String,
-        /// Why.
-        #[source]
-        source: QmpError,
-    },
-    /// A condition did not come true.
-    #[error("machine `{name}` did not get there")]
-    Wait {
-        /// The machine.
-        name: String,
-        /// Which condition, and what was seen instead.
-        #[source]
-        source: WaitError,
-    },
-    /// The administrator's identity.
-    #[error("machine `{name}`: trouble with the administrator's certificate")]
-    Identity {
-        /// The machine.
-        name: String,
-        /// Why.
-        #[source]
-        source: IdentityError,
-    },
-    /// The agent inside it.
-    #[error("machine `{name}`: trouble with its agent")]
-    Agent {
-        /// The machine.
-        name: String,
-        /// Why.
-        #[source]
-        source: AgentError,
-    },
-    /// The management API.
-    #[error("machine `{name}`: trouble with the management API")]
-    Client {
-        /// The machine.
-        name: String,
-        /// Why.
-        #[source]
-        source: ClientError,
-    },
-}
+use keyboard::Keyboard;
+use qmp::Qmp;
+use record::{BOOT_DISK, Disk, Record, Spec};
 
 /// Limit for things that take the host a moment, on a busy one.
 const MOMENT: Duration = Duration::from_secs(60);
@@ -521,6 +384,16 @@ impl Vm {
             .map_err(|source| VmError::Agent { name: self.record.name.clone(), source })
     }
 
+    /// Something to type with at the machine's console.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn keyboard(&self) -> Result<Keyboard, VmError> {
+        let socket = self.folder.console_socket();
+        Keyboard::connect(&socket).map_err(file_error(&socket))
+    }
+
     /// Keeps the machine's whole state (memory, disks, firmware variables, TPM) under `tag`; an
     /// older state of that tag is replaced. The machine goes on.
     ///
@@ -583,115 +456,6 @@ impl Vm {
         Ok(Frozen::new(self.folder.clone(), self.record.clone()))
     }
 
-    /// Attaches a new, empty disk while the machine runs, and gives its serial number.
-    ///
-    /// # Errors
-    ///
-    /// When it does not run or has no free port.
-    pub fn attach_disk(&mut self, size: u64) -> Result<String, VmError> {
-        let port = self.free_port()?;
-        let number = (1_u32..)
-            .find(|number| {
-                let serial = format!("disk{number}");
-                self.record.disks.iter().all(|disk| disk.serial != serial)
-            })
-            .unwrap_or_default();
-        let disk = Disk { serial: format!("disk{number}"), port: Some(port) };
-        let file = self.folder.disk(&disk.serial);
-        self.qemu_img(&["create", "-q", "-f", "qcow2", &path_text(&file), &size.to_string()])?;
-        self.execute("blockdev-add", command::block_node(&disk.serial, &file))?;
-        self.execute("device_add", command::disk_device(&disk))?;
-        let serial = disk.serial.clone();
-        self.record.disks.push(disk);
-        self.save_record()?;
-        Ok(serial)
-    }
-
-    /// Takes an attached disk away and deletes it; the machine must let go of it first.
-    ///
-    /// # Errors
-    ///
-    /// When there is none of that serial number, or the machine holds on to it.
-    pub fn detach_disk(&mut self, serial: &str) -> Result<(), VmError> {
-        let known = |disk: &Disk| disk.serial == serial && disk.port.is_some();
-        if !self.record.disks.iter().any(known) {
-            return Err(self.no_device(serial));
-        }
-        self.unplug(&format!("dev-{serial}"))?;
-        self.execute("blockdev-del", json!({ "node-name": serial }))?;
-        self.record.disks.retain(|disk| !known(disk));
-        self.save_record()?;
-        let file = self.folder.disk(serial);
-        fs::remove_file(&file).map_err(file_error(&file))
-    }
-
-    /// Takes the install medium out, whether it runs or not: pulls the stick, or opens the tray.
-    ///
-    /// # Errors
-    ///
-    /// When there is none, or it runs and the medium is a drive that cannot be pulled.
-    pub fn remove_medium(&mut self) -> Result<(), VmError> {
-        let Some(medium) = self.record.medium else { return Err(self.no_device(command::MEDIUM)) };
-        if self.is_running() {
-            match medium {
-                Medium::Usb => self.unplug(command::MEDIUM_DEVICE)?,
-                Medium::CdRom => {
-                    let tray = json!({ "id": command::MEDIUM_DEVICE, "force": true });
-                    self.execute("blockdev-open-tray", tray)?;
-                    self.execute("blockdev-remove-medium", json!({ "id": command::MEDIUM_DEVICE }))?;
-                    // The tray stays, and a machine that is started again has it without a medium.
-                    return Ok(());
-                }
-                Medium::Sata | Medium::Nvme => return Err(self.no_device(command::MEDIUM_DEVICE)),
-            }
-            self.execute("blockdev-del", json!({ "node-name": command::MEDIUM }))?;
-        }
-        self.record.medium = None;
-        self.save_record()
-    }
-
-    /// Attaches a network interface, on a network of its own, while the machine runs.
-    ///
-    /// # Errors
-    ///
-    /// When it does not run, has no free port, or has an interface of that name.
-    pub fn attach_nic(&mut self, id: &str, mac: &str) -> Result<(), VmError> {
-        let port = self.free_port()?;
-        let nic = Nic { id: id.to_owned(), mac: mac.to_owned(), port };
-        self.execute("netdev_add", json!({ "type": "user", "id": id }))?;
-        self.execute("device_add", command::nic_device(&nic))?;
-        self.record.nics.push(nic);
-        self.save_record()
-    }
-
-    /// Takes an attached network interface away.
-    ///
-    /// # Errors
-    ///
-    /// When there is none of that name.
-    pub fn detach_nic(&mut self, id: &str) -> Result<(), VmError> {
-        if !self.record.nics.iter().any(|nic| nic.id == id) {
-            return Err(self.no_device(id));
-        }
-        self.unplug(&format!("dev-{id}"))?;
-        self.execute("netdev_del", json!({ "id": id }))?;
-        self.record.nics.retain(|nic| nic.id != id);
-        self.save_record()
-    }
-
-    /// Takes the TPM out of a stopped machine, or puts it back in with the state it had.
-    ///
-    /// # Errors
-    ///
-    /// When it runs: no machine loses its TPM while it is on.
-    pub fn set_tpm(&mut self, present: bool) -> Result<(), VmError> {
-        if self.is_running() {
-            return Err(VmError::Running { name: self.record.name.clone() });
-        }
-        self.record.tpm = present;
-        self.save_record()
-    }
-
     /// Runs any command of the emulator's control protocol.
     ///
     /// # Errors
@@ -708,165 +472,8 @@ impl Vm {
     ///
     /// When it runs.
     pub fn delete(self) -> Result<(), VmError> {
-        if self.is_running() {
-            return Err(VmError::Running { name: self.record.name.clone() });
-        }
+        self.must_be_off()?;
         fs::remove_dir_all(self.folder.path()).map_err(file_error(self.folder.path()))
-    }
-
-    fn make_parts(&self, spec: &Spec, image: &Image, seed: &Seed, administrator: &Identity) -> Result<(), VmError> {
-        let boot_disk = path_text(&self.folder.disk(BOOT_DISK));
-        let raw = path_text(if spec.medium == Some(Medium::CdRom) { &image.iso_image } else { &image.disk_image });
-        match spec.medium {
-            None => {
-                self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &raw, &boot_disk])?;
-                self.qemu_img(&["resize", "-q", &boot_disk, &spec.disk_size.to_string()])?;
-                self.write_seed(seed, &format!("{BOOT_DISK}.qcow2"))?;
-            }
-            Some(_) => {
-                self.qemu_img(&["create", "-q", "-f", "qcow2", &boot_disk, &spec.disk_size.to_string()])?;
-                let medium = path_text(&self.folder.medium());
-                self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &raw, &medium])?;
-                self.write_seed(seed, "medium.qcow2")?;
-            }
-        }
-        for (disk, size) in self.record.disks.iter().skip(1).zip(&spec.extra_disks) {
-            let file = path_text(&self.folder.disk(&disk.serial));
-            self.qemu_img(&["create", "-q", "-f", "qcow2", &file, &size.to_string()])?;
-        }
-
-        let template = firmware::variables(spec.keys, image);
-        let variables = path_text(&self.folder.variables());
-        self.qemu_img(&["convert", "-f", "raw", "-O", "qcow2", &path_text(&template), &variables])?;
-        if spec.tpm {
-            self.make_tpm()?;
-        }
-        administrator
-            .save(&self.folder.client_cert(), &self.folder.client_key())
-            .map_err(|source| VmError::Identity { name: self.record.name.clone(), source })?;
-        // Last, because a folder with a record is a machine.
-        self.save_record()
-    }
-
-    fn write_seed(&self, seed: &Seed, disk: &str) -> Result<(), VmError> {
-        let path = self.folder.seed();
-        let bytes = seed.to_tar().map_err(file_error(&path))?;
-        if bytes.len() as u64 > media::SEED_SIZE {
-            return Err(VmError::SeedTooLarge { size: bytes.len() as u64 });
-        }
-        fs::write(&path, &bytes).map_err(file_error(&path))?;
-        // Names relative to the folder: this program splits its commands at spaces.
-        let write = format!("write -q -s seed.tar {} {}", media::SEED_OFFSET, bytes.len());
-        self.run("qemu-io", &["-f", "qcow2", "-c", &write, disk])
-    }
-
-    fn make_tpm(&self) -> Result<(), VmError> {
-        let state = self.folder.tpm();
-        fs::create_dir_all(&state).map_err(file_error(&state))?;
-        // One bank: the firmware measures into each active one, and the system binds to this one.
-        let state = path_text(&state);
-        let arguments = ["--tpm2", "--tpmstate", &state, "--pcr-banks", "sha256", "--overwrite"];
-        self.run("swtpm_setup", &arguments)
-    }
-
-    fn begin(&mut self, lifetime: Lifetime, begin: &Begin) -> Result<(), VmError> {
-        if self.is_running() {
-            return Err(VmError::Running { name: self.record.name.clone() });
-        }
-        if TcpListener::bind(self.api_address()).is_err() {
-            self.record.api_port = free_port(&self.folder)?;
-            self.save_record()?;
-        }
-        self.lifetime = lifetime;
-        self.control = None;
-        self.children.clear();
-        let sockets = [
-            self.folder.control_socket(),
-            self.folder.qmp_socket(),
-            self.folder.console_socket(),
-            self.folder.agent_socket(),
-            self.folder.tpm_socket(),
-        ];
-        for socket in sockets {
-            match fs::remove_file(&socket) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(file_error(&socket)(error));
-                }
-                _ => {}
-            }
-        }
-        // Of this start only: what is in it at a failure is the reason.
-        let log = self.folder.emulator_log();
-        fs::write(&log, "").map_err(file_error(&log))?;
-
-        if self.record.tpm {
-            self.start_tpm(lifetime)?;
-        }
-        let firmware = Path::new(firmware::CODE);
-        let arguments = command::arguments(&self.record, &self.folder, firmware, begin);
-        self.spawn("qemu-system-x86_64", &arguments)?;
-        self.wait_socket("the emulator's control socket", &self.folder.control_socket())?;
-        self.control().map(drop)
-    }
-
-    fn start_tpm(&mut self, lifetime: Lifetime) -> Result<(), VmError> {
-        let state = self.folder.tpm();
-        fs::create_dir_all(&state).map_err(file_error(&state))?;
-        let socket = self.folder.tpm_socket();
-        let pid = self.folder.path().join(TPM_PID);
-        debug_assert_eq!(lifetime, self.lifetime);
-        let arguments = [
-            "socket".to_owned(),
-            "--tpm2".to_owned(),
-            "--tpmstate".to_owned(),
-            format!("dir={}", state.display()),
-            "--ctrl".to_owned(),
-            format!("type=unixio,path={}", socket.display()),
-            "--pid".to_owned(),
-            format!("file={}", pid.display()),
-            // Ends when the emulator hangs up.
-            "--terminate".to_owned(),
-        ];
-        self.spawn("swtpm", &arguments.map(OsString::from))?;
-        // Its first connection is the emulator's: look for the socket, do not connect to it.
-        let outcome = wait_for("the TPM emulator's socket", MOMENT, || {
-            if let Some(error) = self.ended_child() {
-                return Ok(Err(error));
-            }
-            if socket.exists() { Ok(Ok(())) } else { Err("it is not there yet".to_owned()) }
-        });
-        outcome.map_err(self.wait_error())?
-    }
-
-    fn spawn(&mut self, program: &str, arguments: &[OsString]) -> Result<(), VmError> {
-        let log = self.folder.emulator_log();
-        let child = process::spawn(program, arguments, self.lifetime, &log)
-            .map_err(|source| VmError::Process { name: self.record.name.clone(), source })?;
-        self.children.push(child);
-        Ok(())
-    }
-
-    fn wait_socket(&mut self, what: &str, socket: &Path) -> Result<(), VmError> {
-        let outcome = wait_for(what, MOMENT, || {
-            if UnixStream::connect(socket).is_ok() {
-                return Ok(Ok(()));
-            }
-            match self.ended_child() {
-                Some(error) => Ok(Err(error)),
-                None => Err("nobody listens".to_owned()),
-            }
-        });
-        outcome.map_err(self.wait_error())?
-    }
-
-    /// The error for a child that should run and does not.
-    fn ended_child(&mut self) -> Option<VmError> {
-        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)));
-        if !self.children.iter_mut().any(ended) {
-            return None;
-        }
-        let log = fs::read_to_string(self.folder.emulator_log()).unwrap_or_default();
-        Some(VmError::Start { name: self.record.name.clone(), log: log.trim().to_owned() })
     }
 
     /// What stands between the machine and being ready, if anything.
@@ -910,28 +517,9 @@ impl Vm {
             .map_err(|source| VmError::Emulator { name, source })
     }
 
-    fn unplug(&mut self, device: &str) -> Result<(), VmError> {
-        self.execute("device_del", json!({ "id": device }))?;
-        let name = self.record.name.clone();
-        self.control()?
-            .wait_event(&format!("`{device}` to be let go"), MOMENT, |event| {
-                event.name == "DEVICE_DELETED" && event.data["device"] == device
-            })
-            .map(drop)
-            .map_err(|source| VmError::Emulator { name, source })
-    }
-
     fn block_nodes(&self) -> Vec<String> {
         let disks = self.record.disks.iter().map(|disk| disk.serial.clone());
         disks.chain(["variables".to_owned()]).collect()
-    }
-
-    fn free_port(&self) -> Result<u8, VmError> {
-        self.record.free_port().ok_or_else(|| VmError::NoPort { name: self.record.name.clone() })
-    }
-
-    fn qemu_img(&self, arguments: &[&str]) -> Result<(), VmError> {
-        self.run("qemu-img", arguments)
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(), VmError> {
@@ -949,8 +537,8 @@ impl Vm {
         fs::rename(&fresh, &path).map_err(file_error(&path))
     }
 
-    fn no_device(&self, device: &str) -> VmError {
-        VmError::NoDevice { name: self.record.name.clone(), device: device.to_owned() }
+    fn must_be_off(&self) -> Result<(), VmError> {
+        if self.is_running() { Err(VmError::Running { name: self.record.name.clone() }) } else { Ok(()) }
     }
 
     fn stopped(&self) -> VmError {
