@@ -85,6 +85,7 @@ fn usb_stick_installs_to_the_only_drive_and_asks_nobody() {
         "{begin}"
     );
     assert!(line("IncusOS was installed to /dev/disk/by-id/virtio-disk0").is_some());
+    assert!(line("┌ Installation ──").is_some(), "the status screen shows no installation:\n{console}");
     let Some(machine) = ready_machine("installed") else { return };
     assert_installed(&machine);
     // The wish to install is gone, the rest of the seed is not.

@@ -8,6 +8,7 @@
 use std::{
     fmt, fs,
     io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -221,6 +222,8 @@ impl Modal {
             let text = serde_json::to_vec(&api::v1::Modal::from(self.clone())).map_err(io::Error::other)?;
             let new = path.with_extension("new");
             fs::write(&new, text)?;
+            // The console is another user, whatever mask the writer has.
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o644))?;
             fs::rename(&new, path)
         };
         write().map_err(|source| FileError::Write { path: path.to_owned(), source })

@@ -9,6 +9,7 @@ use std::{
 
 use efi::{Value, Variable};
 use media::{Copy, MediaError, Progress, Step, Table, Target};
+use modal::Percent;
 use runner::{Call, RunError, Tool};
 use rustix::{
     fs::{FallocateFlags, fallocate, sync},
@@ -62,14 +63,14 @@ pub(crate) enum InstallError {
 pub(crate) async fn install(machine: &Machine, plan: &Plan, screen: &Screen) -> Result<Leave, InstallError> {
     screen.log(&Message::info(plan.summary(&machine.os)));
     let seed = target_seed(machine, plan)?;
-    let (told, mut tell) = tokio::sync::watch::channel(String::new());
+    let (told, mut tell) = tokio::sync::watch::channel(Message::info(""));
     let copying = {
         let plan = plan.clone();
         tokio::task::spawn_blocking(move || copy(&plan, &seed, &told))
     };
     while tell.changed().await.is_ok() {
-        let text = tell.borrow_and_update().clone();
-        screen.show(&Message::info(text));
+        let message = tell.borrow_and_update().clone();
+        screen.show(&message);
     }
     copying.await.map_err(|_| InstallError::Thread)??;
     // From here on the drive starts by itself: the loader is also where firmware looks on any drive.
@@ -120,14 +121,14 @@ fn merged(first: Vec<seed::File>, second: Vec<seed::File>) -> Vec<seed::File> {
 }
 
 /// Copies the medium to the target, telling how far it is.
-fn copy(plan: &Plan, seed: &[u8], told: &tokio::sync::watch::Sender<String>) -> Result<Table, InstallError> {
+fn copy(plan: &Plan, seed: &[u8], told: &tokio::sync::watch::Sender<Message>) -> Result<Table, InstallError> {
     let open = |path: &Path, options: &fs::OpenOptions| {
         options.open(path).map_err(|error| InstallError::Open(path.to_owned(), error))
     };
     let source = open(&plan.source, File::options().read(true))?;
     let target = open(&plan.target.block.node, File::options().read(true).write(true))?;
     if plan.overwrites {
-        told.send_replace(format!("Discarding everything on {}", plan.target.path()));
+        told.send_replace(Message::info(format!("Discarding everything on {}", plan.target.path())));
         discard(&target, plan.target.block.size);
     }
     let mut last = (0, Step::Copying, u64::MAX);
@@ -136,7 +137,8 @@ fn copy(plan: &Plan, seed: &[u8], told: &tokio::sync::watch::Sender<String>) -> 
         let now = (progress.partition, progress.step, tenths);
         if now != last {
             last = now;
-            told.send_replace(sentence(&progress, tenths));
+            let message = Message::info(sentence(&progress, tenths));
+            told.send_replace(message.with_progress(Percent::of(progress.done, progress.size)));
         }
     };
     let job = Copy {
@@ -205,12 +207,11 @@ async fn partition(machine: &Machine, plan: &Plan) -> Result<PathBuf, InstallErr
 }
 
 /// Restarts the machine at once: there is nothing to stop that has anything to lose.
-pub(crate) async fn restart(machine: &Machine) {
+pub(crate) async fn restart(machine: &Machine, screen: &Screen) {
     sync();
     // Long enough to read the last line.
     tokio::time::sleep(Duration::from_secs(5)).await;
     if let Err(error) = reboot(RebootCommand::Restart) {
-        let screen = Screen::of_machine();
         screen.show(&Message::error(format!("{} cannot restart the machine ({error}): do it yourself.", machine.os)));
     }
 }

@@ -93,7 +93,7 @@ async fn run(machine: &Machine, screen: &Screen) {
             }
         }
     }
-    install::restart(machine).await;
+    install::restart(machine, screen).await;
 }
 
 /// Looks at the machine until it can be installed to.
@@ -111,7 +111,7 @@ async fn wait_for_plan(machine: &Machine, screen: &Screen) -> Plan {
                 Err(refusal) => {
                     let text = refusal.to_string();
                     if shown.as_ref() != Some(&text) {
-                        screen.show(&Message::error(format!("System check error: {text}")));
+                        screen.show(&Message::system_check(&text));
                         shown = Some(text);
                     }
                 }
