@@ -144,7 +144,7 @@ pub(crate) struct Up {
 }
 
 /// What a new machine is made of.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Shape {
     /// Memory, such as `2GiB`.
     #[arg(long, default_value = "2GiB", value_parser = size)]
@@ -177,6 +177,11 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// The same without an installation.
+    pub(crate) fn written(self) -> Self {
+        Self { written: true, ..self }
+    }
+
     fn spec(&self) -> Spec {
         Spec {
             memory_mib: self.memory >> 20,

@@ -12,9 +12,6 @@ use std::{
 
 use serde::Serialize;
 
-/// Where the programs of the product are.
-const PROGRAMS: &str = "/usr/lib/incus-os/";
-
 /// How long requests took, in microseconds.
 #[derive(Serialize)]
 struct Latency {
@@ -28,7 +25,7 @@ struct Latency {
     bytes: usize,
 }
 
-/// Memory of one process, in KiB (proc(5), `smaps_rollup`).
+/// Memory of processes, in KiB (proc(5), `smaps_rollup`).
 #[derive(Default, Serialize)]
 struct Memory {
     pss: u64,
@@ -70,22 +67,28 @@ fn exchange(socket: &Path, request: &[u8]) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Memory of every running service, by the name it was started under.
+/// Memory of every running service, with all the processes it has started.
 pub(crate) fn memory() -> io::Result<()> {
     let mut services: BTreeMap<String, Memory> = BTreeMap::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         // Processes come and go; one that is gone has no memory.
-        if let Some((name, memory)) = service(&entry.path()) {
-            services.insert(name, memory);
+        if let Some((name, memory)) = process(&entry.path()) {
+            let service = services.entry(name).or_default();
+            service.pss += memory.pss;
+            service.pss_dirty += memory.pss_dirty;
+            service.rss += memory.rss;
         }
     }
     print(&services)
 }
 
-fn service(process: &Path) -> Option<(String, Memory)> {
-    let command_line = fs::read(process.join("cmdline")).ok()?;
-    let program = String::from_utf8(command_line.split(|byte| *byte == 0).next()?.to_vec()).ok()?;
-    let name = program.strip_prefix(PROGRAMS).filter(|name| name.starts_with("incus-osd"))?;
+/// The service that a process belongs to, and what the process takes.
+fn process(process: &Path) -> Option<(String, Memory)> {
+    let group = fs::read_to_string(process.join("cgroup")).ok()?;
+    let name = Path::new(group.trim_end()).file_name()?.to_str()?.strip_suffix(".service")?;
+    if !name.starts_with("incus-osd") {
+        return None;
+    }
     let rollup = fs::read_to_string(process.join("smaps_rollup")).ok()?;
     let value = |key: &str| {
         let line = rollup.lines().find_map(|line| line.strip_prefix(key))?;
