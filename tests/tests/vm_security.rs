@@ -1,5 +1,5 @@
 //! Keys of the encrypted volumes on a machine that boots: made at the first start, bound to the
-//! TPM, and changed over the API.
+//! TPM, changed over the API, and of use to a person when the TPM is another one.
 //!
 //! These tests really boot, minutes each without hardware virtualisation.
 #![expect(clippy::unwrap_used, reason = "a failure is what a test reports")]
@@ -154,5 +154,91 @@ fn second_boot_opens_the_volumes_by_the_tpm_alone_and_retires_the_first_binding(
             let bindings = bindings(&header(&mut agent, partition));
             assert!(bindings.len() == 1 && is_bound(&bindings), "{partition}: {bindings:?}");
         }
+    }
+}
+
+#[test]
+fn recovery_key_opens_the_volumes_when_the_tpm_was_replaced_and_they_are_bound_to_the_new_one() {
+    let Some(mut machine) = ready_machine("keys-new-tpm") else { return };
+    let key = recovery_keys(&machine).remove(0);
+    machine.power_cut().unwrap();
+    machine.replace_tpm().unwrap();
+
+    // Another TPM releases nothing, and a wrong key opens nothing.
+    let console = machine.console_from_now();
+    machine.start(Lifetime::Tied).unwrap();
+    let mut keyboard = machine.keyboard().unwrap();
+    console.wait_for(PROMPT, BOOT_LIMIT).unwrap();
+    let refusal = machine.console_from_now();
+    keyboard.type_line("not-the-key").unwrap();
+    refusal.wait_for(PROMPT, BOOT_LIMIT).unwrap();
+    keyboard.type_line(&key).unwrap();
+    machine.wait_ready(BOOT_LIMIT, |_| ()).unwrap();
+    assert_eq!(states(&machine), ["unlocked (recovery passphrase)", "unlocked (recovery passphrase)"]);
+    if let Some(mut agent) = agent(&machine) {
+        assert_swap_is_on(&mut agent);
+    }
+    assert!(!console.text().unwrap().contains(&key), "the console shows the key");
+
+    // Bound to the new one, the machine restarts by itself and asks nobody.
+    let console = machine.console_from_now();
+    let client = machine.client().unwrap().with_patience(Duration::from_secs(300));
+    good(&client.post("/1.0/system/security/:tpm-rebind", &json!({})).unwrap());
+    wait_for("the machine to go down", BOOT_LIMIT, || match client.get("/1.0/system/security") {
+        Err(_) => Ok(()),
+        Ok(_) => Err("it still answers".to_owned()),
+    })
+    .unwrap();
+    machine.wait_ready(BOOT_LIMIT, |_| ()).unwrap();
+    assert!(!console.text().unwrap().contains(PROMPT), "a person was asked for something");
+    assert_eq!(states(&machine), ["unlocked (TPM)", "unlocked (TPM)"]);
+}
+
+#[test]
+fn foreign_kernel_arguments_get_no_key_and_leave_no_harm() {
+    let Some(mut machine) = ready_machine("keys-arguments") else { return };
+    machine.power_cut().unwrap();
+    machine.set_kernel_arguments(&["init=/bin/sh"]).unwrap();
+    assert_asks_for_a_key(&mut machine);
+    machine.power_cut().unwrap();
+    machine.set_kernel_arguments(&[]).unwrap();
+    let console = machine.console_from_now();
+    machine.start(Lifetime::Tied).unwrap();
+    machine.wait_ready(BOOT_LIMIT, |_| ()).unwrap();
+    assert!(!console.text().unwrap().contains(PROMPT), "a person was asked for something");
+}
+
+#[test]
+fn foreign_credential_beside_the_boot_loader_gets_no_key() {
+    let Some(mut machine) = ready_machine("keys-credential") else { return };
+    let Some(mut agent) = agent(&machine) else { return };
+    // The boot loader hands every file of this folder to the system, signed or not.
+    let folder = "/boot/loader/credentials";
+    agent.run(&["mkdir", "-p", folder]).unwrap();
+    agent.run(&["cp", "/etc/machine-id", &format!("{folder}/foreign.cred")]).unwrap();
+    agent.run(&["sync"]).unwrap();
+    drop(agent);
+    machine.power_cut().unwrap();
+    assert_asks_for_a_key(&mut machine);
+}
+
+/// Starts the machine and waits until it asks for a recovery key.
+fn assert_asks_for_a_key(machine: &mut Vm) {
+    let console = machine.console_from_now();
+    machine.start(Lifetime::Tied).unwrap();
+    console.wait_for("The TPM did not unlock the root volume", BOOT_LIMIT).unwrap();
+    console.wait_for(PROMPT, BOOT_LIMIT).unwrap();
+}
+
+/// So that a root volume that an attacker has put in, and can open, comes to nothing else.
+#[test]
+fn tpm_releases_nothing_once_the_root_volume_is_open() {
+    let Some(machine) = ready_machine("keys-late") else { return };
+    let Some(mut agent) = agent(&machine) else { return };
+    for partition in PARTITIONS {
+        let call = ["cryptsetup", "open", "--test-passphrase", "--token-only", "--verbose", partition];
+        let refused = agent.outcome(&call).unwrap();
+        println!("{partition}: {refused:?}");
+        assert_ne!(refused.exit, 0, "{partition}: {refused:?}");
     }
 }

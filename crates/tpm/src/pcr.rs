@@ -24,6 +24,15 @@ impl Pcr {
     /// Key of the root volume.
     pub const VOLUME: Self = Self(15);
 
+    /// What no good boot extends before the encrypted volumes are open.
+    pub const UNTOUCHED: [Self; 3] = [Self::COMMAND_LINE, Self::EXTENSIONS, Self::VOLUME];
+
+    /// What tells this machine, started as it should be, from all others. Which programs were
+    /// started counts where Secure Boot does not check them.
+    pub const fn of_machine(secure_boot: bool) -> &'static [Self] {
+        if secure_boot { &[Self::SECURE_BOOT] } else { &[Self::LOADER, Self::SECURE_BOOT] }
+    }
+
     /// The register of this number, if it is one of 0 to 15.
     pub const fn new(index: u8) -> Option<Self> {
         if index < 16 { Some(Self(index)) } else { None }

@@ -7,7 +7,7 @@ use crate::{
     Machine, Refusal,
     decision::{Firmware, Mode, mode, unfit},
     drives::{BootDrive, UserSeed, boot_drive, settle, user_seed},
-    handover::{self, Origin, Seed},
+    handover::{self, Boot, Origin, Seed},
 };
 
 /// Finds out what this boot is for, and leaves the answer for everything after it.
@@ -16,16 +16,18 @@ use crate::{
 ///
 /// When the machine cannot run the system, or the drive that was booted does not show up.
 pub async fn begin(machine: &Machine) -> Result<(), Refusal> {
-    if let Some(reason) = unfit(firmware(machine)?) {
+    let firmware = firmware(machine)?;
+    if let Some(reason) = unfit(firmware) {
         return Err(Refusal::new(reason));
     }
     let esp = loader::boot_partition(&machine.variables)
         .map_err(|cause| Refusal::because("The drive that was booted is not known", cause))?;
     let drive = boot_drive(machine, &esp).await?;
     let seed = seed(machine, &drive).await?;
-    match mode(drive.booted, seed.asks_to_install()) {
-        Mode::Run => handover::run(machine, &drive, &seed),
-        Mode::Install => handover::install(machine, &drive, &seed).await,
+    let boot = Boot { drive, seed, secure_boot: firmware.secure_boot == Some(true) };
+    match mode(boot.drive.booted, boot.seed.asks_to_install()) {
+        Mode::Run => handover::run(machine, &boot),
+        Mode::Install => handover::install(machine, &boot).await,
     }
 }
 
@@ -203,6 +205,9 @@ mod tests {
         assert!(fake.handed_over("install").is_some());
         assert!(fake.handed_over("boot.env").unwrap().contains("BOOT_DRIVE="));
         assert!(fake.handed_over("boot.env").unwrap().contains("SEED_ORIGIN=medium"));
+        let zero = "0".repeat(64);
+        let bound_to = format!("TPM2_PCRS=7+12:sha256={zero}+13:sha256={zero}+15:sha256={zero}\n");
+        assert!(fake.handed_over("boot.env").unwrap().contains(&bound_to));
         assert_eq!(fake.seed_names(), ["install.yaml", "incus.yaml"]);
         let mount = fs::read_to_string(fake.path("run/systemd/system/sysroot.mount")).unwrap();
         assert!(mount.contains("Type=tmpfs"), "{mount}");

@@ -9,6 +9,7 @@ use std::{
 use efi::Variable;
 use runner::{Call, Tool};
 use seed::Section;
+use tpm::Pcr;
 
 use crate::{Machine, Refusal, drives::BootDrive};
 
@@ -59,9 +60,17 @@ impl Seed {
     }
 }
 
+/// What is known of this boot.
+#[derive(Debug)]
+pub(crate) struct Boot {
+    pub(crate) drive: BootDrive,
+    pub(crate) seed: Seed,
+    pub(crate) secure_boot: bool,
+}
+
 /// For a boot that runs the system.
-pub(crate) fn run(machine: &Machine, drive: &BootDrive, seed: &Seed) -> Result<(), Refusal> {
-    leave(machine, drive, seed).map_err(cannot_write)?;
+pub(crate) fn run(machine: &Machine, boot: &Boot) -> Result<(), Refusal> {
+    leave(machine, boot).map_err(cannot_write)?;
     // From now on this machine counts as installed by its drive, not by this note. The firmware
     // may refuse; the note then only keeps a medium from installing without `force_install`.
     if let Err(error) = machine.variables.remove(Variable::InstallComplete) {
@@ -72,7 +81,7 @@ pub(crate) fn run(machine: &Machine, drive: &BootDrive, seed: &Seed) -> Result<(
 
 /// For a boot that installs: the root file system is in memory, and the installer
 /// is all that is started on it.
-pub(crate) async fn install(machine: &Machine, drive: &BootDrive, seed: &Seed) -> Result<(), Refusal> {
+pub(crate) async fn install(machine: &Machine, boot: &Boot) -> Result<(), Refusal> {
     let units = machine.run.join("systemd/system");
     let root = "[Unit]\nDescription=Root file system in memory\nDefaultDependencies=no\n\
                 Before=initrd-root-fs.target\n\
@@ -82,7 +91,7 @@ pub(crate) async fn install(machine: &Machine, drive: &BootDrive, seed: &Seed) -
     let written = machine
         .put_unit("sysroot.mount", root)
         .and_then(|()| machine.put_unit("initrd-root-device.target.d/50-root-device.conf", device))
-        .and_then(|()| leave(machine, drive, seed))
+        .and_then(|()| leave(machine, boot))
         .and_then(|()| replace_link("/usr/lib/systemd/system/incus-os-install.target", &units.join("default.target")))
         .and_then(|()| machine.put_secret(&machine.ours("install"), b""));
     written.map_err(cannot_write)?;
@@ -93,7 +102,8 @@ pub(crate) async fn install(machine: &Machine, drive: &BootDrive, seed: &Seed) -
 }
 
 /// What both kinds of boot need to know.
-fn leave(machine: &Machine, drive: &BootDrive, seed: &Seed) -> io::Result<()> {
+fn leave(machine: &Machine, boot: &Boot) -> io::Result<()> {
+    let Boot { drive, seed, secure_boot } = boot;
     let esp = &drive.esp;
     let device = format!("dev-disk-by\\x2dpartuuid-{}", esp.replace('-', "\\x2d"));
     let mount = format!(
@@ -110,14 +120,26 @@ fn leave(machine: &Machine, drive: &BootDrive, seed: &Seed) -> io::Result<()> {
         Origin::Medium => "medium",
         Origin::User => "user",
     };
-    let environment =
-        format!("BOOT_DRIVE={}\nBOOT_MEDIUM={}\nSEED_ORIGIN={origin}\n", drive.node.display(), drive.medium.display());
+    let environment = format!(
+        "BOOT_DRIVE={}\nBOOT_MEDIUM={}\nSEED_ORIGIN={origin}\nTPM2_PCRS={}\n",
+        drive.node.display(),
+        drive.medium.display(),
+        bound_to(*secure_boot)
+    );
     machine.put_secret(&machine.ours("boot.env"), environment.as_bytes())?;
     let archive = match &seed.files {
         Ok(files) => seed::write(files),
         Err(start) => start.clone(),
     };
     machine.put_secret(&machine.ours("seed.tar"), &archive)
+}
+
+/// What volumes are bound to from the moment they are made, as `--tpm2-pcrs=` takes it: values of
+/// this boot, and zero for what nobody may have extended. PCR 11 comes with the key that signs it.
+fn bound_to(secure_boot: bool) -> String {
+    let of_machine = Pcr::of_machine(secure_boot).iter().map(|pcr| pcr.index().to_string());
+    let untouched = Pcr::UNTOUCHED.iter().map(|pcr| format!("{}:sha256={}", pcr.index(), "0".repeat(64)));
+    of_machine.chain(untouched).collect::<Vec<_>>().join("+")
 }
 
 fn replace_link(target: &str, link: &std::path::Path) -> io::Result<()> {

@@ -61,8 +61,7 @@ impl Boot {
             // The next boot would have to be as strange as this one.
             return Err(Unbindable::ForeignInput);
         }
-        let mut literals: BTreeMap<_, _> =
-            [Pcr::COMMAND_LINE, Pcr::EXTENSIONS, Pcr::VOLUME].map(|pcr| (pcr, Digest::ZERO)).into();
+        let mut literals = BTreeMap::from(Pcr::UNTOUCHED.map(|pcr| (pcr, Digest::ZERO)));
         literals.insert(Pcr::SECURE_BOOT, self.secure_boot_value(reading, values)?);
         if !self.secure_boot {
             literals.insert(Pcr::LOADER, self.loader_value(reading, values)?);
@@ -72,9 +71,7 @@ impl Boot {
 
     /// The registers that a good binding fixes.
     pub(crate) fn required(&self) -> Vec<u8> {
-        let loader = (!self.secure_boot).then_some(Pcr::LOADER);
-        let always = [Pcr::SECURE_BOOT, Pcr::COMMAND_LINE, Pcr::EXTENSIONS, Pcr::VOLUME];
-        loader.into_iter().chain(always).map(Pcr::index).collect()
+        Pcr::of_machine(self.secure_boot).iter().chain(&Pcr::UNTOUCHED).map(|pcr| pcr.index()).collect()
     }
 
     /// Whether somebody added something to what was signed.
