@@ -7,6 +7,7 @@ mod archive;
 mod bench;
 mod check;
 mod cmd;
+mod fuzz;
 mod host;
 mod image;
 mod paths;
@@ -61,6 +62,8 @@ enum Command {
     Check,
     /// Run all tests, in a machine that boots the image too
     Test(test::Options),
+    /// Try to break what reads bytes from foreign media
+    Fuzz(fuzz::Fuzz),
     /// Run a program inside the tools tree
     ///
     /// The tree is a Debian root with everything that builds, boots and tests the image. The
@@ -127,6 +130,10 @@ fn run(cli: Cli) -> Result<()> {
         Command::Test(options) => {
             let archive = tree::enter(&paths, mirror)?;
             test::run(&paths, &archive, &Steps::new(&paths.cache), &options)
+        }
+        Command::Fuzz(arguments) => {
+            tree::enter(&paths, mirror)?;
+            fuzz::run(&paths, &Steps::new(&paths.cache), &arguments)
         }
         Command::Tools { call } => {
             tree::enter(&paths, mirror)?;
