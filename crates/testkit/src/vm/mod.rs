@@ -57,6 +57,10 @@ const MOMENT: Duration = Duration::from_secs(60);
 /// Limit for copying disks.
 const COPY_LIMIT: Duration = Duration::from_secs(600);
 
+/// What a kernel says whose first task, before it becomes the service manager, waits for something
+/// that does not come. Seen in one of some hundred emulated boots: an interrupt was lost.
+const KERNEL_HANGS: &str = "task swapper/0:1 blocked";
+
 /// The folder that holds machines.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -322,16 +326,26 @@ impl Vm {
     }
 
     /// Waits until the management API says that the system is ready, and keeps the certificate
-    /// that its server shows on first contact. `report` is told what is seen meanwhile.
+    /// that its server shows on first contact. `report` is told what is seen meanwhile. A machine
+    /// whose kernel hangs before it has started any program is reset, once.
     ///
     /// # Errors
     ///
     /// When the machine stops, or is not ready within the limit; the error shows its last words.
     pub fn wait_ready(&mut self, limit: Duration, mut report: impl FnMut(&str)) -> Result<Duration, VmError> {
         let start = Instant::now();
+        let console = self.console_from_now();
+        let mut may_reset = true;
         let outcome = wait_for("the system to be ready", limit, || {
             if !self.is_running() {
                 return Ok(Err(self.stopped()));
+            }
+            if may_reset && console.text().is_ok_and(|text| text.contains(KERNEL_HANGS)) {
+                may_reset = false;
+                report("the kernel hangs: reset");
+                if let Err(error) = self.reset() {
+                    return Ok(Err(error));
+                }
             }
             self.look_ready().map(Ok).map_err(|seen| {
                 report(&seen);
