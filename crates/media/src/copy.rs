@@ -5,9 +5,9 @@ use std::{fs::File, os::fd::AsFd as _};
 use rustix::fs::{Advice, fadvise, fdatasync};
 
 use crate::{
-    EMPTY_LABEL, ESP_LABEL, ESP_OFFSET, MediaError, SEED_LABEL, SEED_OFFSET, SEED_SIZE, esp,
+    EMPTY_LABEL, ESP_OFFSET, MediaError, esp,
     region::Region,
-    table::{Arch, Guid, Kind, Partition, Table, size_of},
+    table::{Guid, Kind, Partition, Table, size_of},
 };
 
 const MIB: u64 = 1 << 20;
@@ -127,7 +127,7 @@ pub fn copy(job: &Copy<'_>, report: &mut dyn FnMut(Progress<'_>)) -> Result<Tabl
 /// The table of the copy. Sizes are those of the source; places follow from the
 /// order, because sectors may differ.
 fn plan(source: &Table, becomes: Target, sector_size: u64) -> Result<Table, MediaError> {
-    let arch = check_medium(source)?;
+    let arch = source.medium()?;
     let has_slots = source.partition(DRIVE_PARTITIONS).is_some();
     let count = if has_slots { DRIVE_PARTITIONS } else { MEDIUM_PARTITIONS };
     let mut parts: Vec<(Kind, Guid, String, u64)> = source
@@ -153,26 +153,6 @@ fn plan(source: &Table, becomes: Target, sector_size: u64) -> Result<Table, Medi
         start = (start + size).next_multiple_of(MIB);
     }
     Ok(Table { sector_size, partitions })
-}
-
-/// Refuses everything that is not laid out as a medium. Returns its architecture.
-fn check_medium(source: &Table) -> Result<Arch, MediaError> {
-    let no_medium = |reason: &str| MediaError::NoMedium(reason.to_owned());
-    let part = |number: u32| source.partition(number).ok_or_else(|| no_medium("it has fewer than five partitions"));
-    let (esp, seed_data, usr) = (part(1)?, part(2)?, part(5)?);
-    let Kind::Usr(arch) = usr.kind else {
-        return Err(no_medium("its fifth partition is not `/usr`"));
-    };
-    if (esp.kind, esp.label.as_str(), esp.start) != (Kind::Esp, ESP_LABEL, ESP_OFFSET) {
-        return Err(no_medium("its first partition is not the EFI system partition"));
-    }
-    if (seed_data.label.as_str(), seed_data.start, seed_data.size) != (SEED_LABEL, SEED_OFFSET, SEED_SIZE) {
-        return Err(no_medium("its second partition is not the one for the seed"));
-    }
-    if (part(3)?.kind, part(4)?.kind) != (Kind::UsrVeritySignature(arch), Kind::UsrVerity(arch)) {
-        return Err(no_medium("the hash tree of `/usr` or its signature are missing"));
-    }
-    Ok(arch)
 }
 
 /// How much of a partition holds something: of an EROFS its own length, which is
@@ -259,7 +239,7 @@ mod tests {
     use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 
     use super::*;
-    use crate::ESP_SIZE;
+    use crate::{Arch, ESP_SIZE, SEED_OFFSET, SEED_SIZE};
 
     const USR: u64 = 4 * MIB;
 

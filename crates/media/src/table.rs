@@ -6,7 +6,7 @@ use std::{
 
 use gptman::{GPT, GPTPartitionEntry};
 
-use crate::MediaError;
+use crate::{ESP_LABEL, ESP_OFFSET, MediaError, SEED_LABEL, SEED_OFFSET, SEED_SIZE};
 
 /// Bytes per sector that drives and CD-ROMs have.
 const SECTOR_SIZES: [u64; 3] = [512, 2048, 4096];
@@ -175,6 +175,30 @@ impl Table {
         Ok(Self { sector_size: table.sector_size, partitions })
     }
 
+    /// The architecture of an install medium, or of a drive with the system on it: both begin alike.
+    ///
+    /// # Errors
+    ///
+    /// When it is neither, with the first partition that differs.
+    pub fn medium(&self) -> Result<Arch, MediaError> {
+        let no_medium = |reason: &str| MediaError::NoMedium(reason.to_owned());
+        let part = |number: u32| self.partition(number).ok_or_else(|| no_medium("it has fewer than five partitions"));
+        let (esp, seed_data, usr) = (part(1)?, part(2)?, part(5)?);
+        let Kind::Usr(arch) = usr.kind else {
+            return Err(no_medium("its fifth partition is not `/usr`"));
+        };
+        if (esp.kind, esp.label.as_str(), esp.start) != (Kind::Esp, ESP_LABEL, ESP_OFFSET) {
+            return Err(no_medium("its first partition is not the EFI system partition"));
+        }
+        if (seed_data.label.as_str(), seed_data.start, seed_data.size) != (SEED_LABEL, SEED_OFFSET, SEED_SIZE) {
+            return Err(no_medium("its second partition is not the one for the seed"));
+        }
+        if (part(3)?.kind, part(4)?.kind) != (Kind::UsrVeritySignature(arch), Kind::UsrVerity(arch)) {
+            return Err(no_medium("the hash tree of `/usr` or its signature are missing"));
+        }
+        Ok(arch)
+    }
+
     /// The partition with this number.
     pub fn partition(&self, number: u32) -> Option<&Partition> {
         self.partitions.iter().find(|partition| partition.number == number)
@@ -228,7 +252,7 @@ mod tests {
 
     #[test]
     fn seed_starts_where_tools_of_others_write_it() {
-        assert_eq!(crate::SEED_OFFSET, 2_148_532_224);
+        assert_eq!(SEED_OFFSET, 2_148_532_224);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use feed::Arch;
 use flate2::bufread::MultiGzDecoder;
-use media::{Copy, Kind, MediaError, SEED_LABEL, SEED_OFFSET, SEED_SIZE, SMALLEST_DRIVE, Table, Target};
+use media::{Copy, MediaError, SEED_OFFSET, SEED_SIZE, SMALLEST_DRIVE, Table, Target};
 use rustix::{
     fs::{FallocateFlags, OFlags, fallocate, ioctl_blksszget},
     io::Errno,
@@ -81,21 +81,11 @@ impl Image {
             Err(MediaError::Io { action, source, .. }) => return Err(failed(action, path)(source)),
             Err(error) => return Err(not_ours(error.to_string())),
         };
-        let is_seed = |partition: &media::Partition| {
-            partition.label == SEED_LABEL
-                && (partition.start, partition.size) == (SEED_OFFSET, SEED_SIZE)
-                && partition.kind == Kind::Generic
-        };
-        if !table.partition(1).is_some_and(|partition| partition.kind == Kind::Esp) {
-            return Err(not_ours("its first partition is not the EFI system partition".into()));
-        }
-        if !table.partition(2).is_some_and(is_seed) {
-            return Err(not_ours("its second partition is not the one for the seed".into()));
-        }
-        let arch = match table.partition(5).map(|partition| partition.kind) {
-            Some(Kind::Usr(media::Arch::X86_64)) => Arch::X86_64,
-            Some(Kind::Usr(media::Arch::Aarch64)) => Arch::Aarch64,
-            _ => return Err(not_ours("its fifth partition is not `/usr`".into())),
+        let arch = match table.medium() {
+            Ok(media::Arch::X86_64) => Arch::X86_64,
+            Ok(media::Arch::Aarch64) => Arch::Aarch64,
+            Err(MediaError::NoMedium(reason)) => return Err(not_ours(reason)),
+            Err(error) => return Err(not_ours(error.to_string())),
         };
         Ok(Self { path: path.to_owned(), arch, is_iso: table.sector_size == ISO_SECTOR })
     }
