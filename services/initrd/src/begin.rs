@@ -206,7 +206,7 @@ mod tests {
         assert!(fake.handed_over("boot.env").unwrap().contains("BOOT_DRIVE="));
         assert!(fake.handed_over("boot.env").unwrap().contains("SEED_ORIGIN=medium"));
         let zero = "0".repeat(64);
-        let bound_to = format!("TPM2_PCRS=7+12:sha256={zero}+13:sha256={zero}+15:sha256={zero}\n");
+        let bound_to = format!("TPM2_PCRS=7+12:sha256={zero}+13:sha256={zero}\n");
         assert!(fake.handed_over("boot.env").unwrap().contains(&bound_to));
         assert_eq!(fake.seed_names(), ["install.yaml", "incus.yaml"]);
         let mount = fs::read_to_string(fake.path("run/systemd/system/sysroot.mount")).unwrap();

@@ -136,9 +136,12 @@ fn leave(machine: &Machine, boot: &Boot) -> io::Result<()> {
 
 /// What volumes are bound to from the moment they are made, as `--tpm2-pcrs=` takes it: values of
 /// this boot, and zero for what nobody may have extended. PCR 11 comes with the key that signs it.
+/// Not PCR 15: the security service needs the TPM once more, to add the recovery key; then it binds
+/// them to that as well.
 fn bound_to(secure_boot: bool) -> String {
     let of_machine = Pcr::of_machine(secure_boot).iter().map(|pcr| pcr.index().to_string());
-    let untouched = Pcr::UNTOUCHED.iter().map(|pcr| format!("{}:sha256={}", pcr.index(), "0".repeat(64)));
+    let untouched = Pcr::UNTOUCHED.iter().filter(|pcr| **pcr != Pcr::VOLUME);
+    let untouched = untouched.map(|pcr| format!("{}:sha256={}", pcr.index(), "0".repeat(64)));
     of_machine.chain(untouched).collect::<Vec<_>>().join("+")
 }
 

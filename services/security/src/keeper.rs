@@ -28,7 +28,7 @@ use crate::{
     authorities,
     binding::{Boot, Unbindable, Values},
     error::chain,
-    luks::{Authority, Cost, Header, Luks, LuksError, RECOVERY_TOKEN, TPM_TOKEN, Volume},
+    luks::{Authority, Cost, Header, Luks, LuksError, RECOVERY_TOKEN, TPM_TOKEN, Token, Volume},
     machine::{Machine, read_at_most},
     recovery,
     volumes::{self, Partitions},
@@ -491,8 +491,13 @@ impl Keeper {
                 continue;
             }
             match boot.policy(&self.machine, Values::Predicted) {
-                Ok(policy) if is_bound => self.retire(luks, &header, &policy, boot).await?,
-                Ok(policy) => self.bind(luks, &policy).await?,
+                Ok(policy) if header.bound_by(&policy.digest().to_string()).is_some() => {
+                    self.retire(luks, &header, &policy, boot).await?;
+                }
+                Ok(policy) => {
+                    self.bind(luks, &policy).await?;
+                    self.retire(luks, &luks.header().await?, &policy, boot).await?;
+                }
                 Err(_) if is_bound => {}
                 Err(reason) => return Err(reason.into()),
             }
@@ -522,30 +527,46 @@ impl Keeper {
         Ok(())
     }
 
-    /// Removes all other bindings once a later boot has proven this one.
+    /// Removes the bindings that a good one replaces: those that ask for less at once, for they are
+    /// ways around it; those to other values once a later boot has proven this one.
     async fn retire(&self, luks: Luks<'_>, header: &Header, policy: &Policy, boot: &Boot) -> Result<(), KeeperError> {
         let volume = luks.volume.name;
         let digest = policy.digest().to_string();
         let Some((good, _)) = header.bound_by(&digest) else { return Ok(()) };
         let boot_id = self.boot_id()?;
-        let bindings = self.document().tpm_bindings;
-        let Some(record) = bindings.into_iter().find(|record| record.volume == volume && record.policy == digest)
-        else {
-            // Made by somebody else, who knows when.
-            let record = TpmBinding { volume: volume.to_owned(), policy: digest, boot_id, slots_before: Vec::new() };
-            return self.record_binding(record).await;
+        let known = self.document().tpm_bindings;
+        let known = known.into_iter().find(|record| record.volume == volume && record.policy == digest);
+        let record = match known {
+            Some(record) => record,
+            None => {
+                // Made by somebody else, who knows when.
+                let boot_id = boot_id.clone();
+                let record =
+                    TpmBinding { volume: volume.to_owned(), policy: digest, boot_id, slots_before: Vec::new() };
+                self.record_binding(record.clone()).await?;
+                record
+            }
         };
-        if record.boot_id == boot_id || !boot.proves(policy) {
+        if !boot.proves(policy) {
             return Ok(());
         }
+        let is_later_boot = record.boot_id != boot_id;
+        let required = boot.required();
+        let asks_for_less = |token: &Token| {
+            token.signed != [tpm::Pcr::KERNEL.index()] || !required.iter().all(|pcr| token.literal.contains(pcr))
+        };
         let mut left = Header { slots: header.slots.clone(), tokens: Default::default() };
-        for (id, token) in header.tokens_of(TPM_TOKEN).filter(|(id, _)| *id != good) {
+        let others = header.tokens_of(TPM_TOKEN).filter(|(id, _)| *id != good);
+        for (id, token) in others.filter(|(_, token)| is_later_boot || asks_for_less(token)) {
             for slot in &token.slots {
                 luks.kill(&left, *slot).await?;
                 left.slots.remove(slot);
             }
             luks.remove_token(id).await?;
             tracing::info!("volume {volume}: an older binding to the TPM was removed");
+        }
+        if !is_later_boot {
+            return Ok(());
         }
         self.save(move |document| {
             document.tpm_bindings.retain(|other| other.volume != record.volume || other.policy == record.policy);
