@@ -1,5 +1,5 @@
 //! What tests and developer commands share: virtual machines, a REST client that can also
-//! misbehave, client identities, seeds, and waiting for conditions.
+//! misbehave, client identities, seeds, a TPM, and waiting for conditions.
 //!
 //! Dev-only: nothing that ships depends on this crate. It blocks and uses threads on purpose, so
 //! that a test reads from top to bottom and `xtask` stays quick to build.
@@ -15,5 +15,6 @@ pub mod identity;
 pub mod image;
 pub mod process;
 pub mod seed;
+pub mod tpm;
 pub mod vm;
 pub mod wait;

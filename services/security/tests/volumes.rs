@@ -2,7 +2,6 @@
 //! makes at the first start, and what it leaves when it is broken off.
 //!
 //! Needs cryptsetup, systemd-cryptenroll and swtpm; skips without them.
-#![expect(clippy::disallowed_methods, reason = "starts a TPM simulator, which the shipped runner must not know")]
 #![expect(clippy::unwrap_used, reason = "a failure of the harness is a failure of the test")]
 
 mod support;
@@ -10,12 +9,10 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use api::v1::{Empty, RecoveryKey, SecurityConfig, SecurityStart, SystemSecurity};
@@ -51,9 +48,8 @@ const BY_HAND: [u8; 4] = [0, 0, 0, 1];
 
 /// A TPM simulator that ends with the test.
 struct Simulator {
-    process: Child,
+    tpm: testkit::tpm::Simulator,
     _state: tempfile::TempDir,
-    device: String,
 }
 
 impl Simulator {
@@ -65,64 +61,12 @@ impl Simulator {
                 return None;
             }
         }
-        loop {
-            let state = tempfile::tempdir().unwrap();
-            let port = free_port_pair();
-            let spawned = Command::new("swtpm")
-                .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-                .arg(format!("--tpmstate=dir={}", state.path().display()))
-                .arg(format!("--server=type=tcp,port={port},disconnect"))
-                .arg(format!("--ctrl=type=tcp,port={}", port + 1))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let process = match spawned {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    println!("skipped: swtpm is not installed");
-                    return None;
-                }
-                spawned => spawned.unwrap(),
-            };
-            let device = format!("swtpm:host=127.0.0.1,port={port}");
-            let mut simulator = Self { process, _state: state, device };
-            // Otherwise somebody else took the port in between.
-            if simulator.comes_up(port) {
-                return Some(simulator);
-            }
+        let state = tempfile::tempdir().unwrap();
+        let tpm = testkit::tpm::Simulator::start(state.path()).unwrap();
+        if tpm.is_none() {
+            println!("skipped: swtpm is not installed");
         }
-    }
-
-    fn comes_up(&mut self, port: u16) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < deadline {
-            if self.process.try_wait().unwrap().is_some() {
-                return false;
-            }
-            // The control channel may be opened any number of times; the command channel may not.
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
-                return true;
-            }
-            std::thread::yield_now();
-        }
-        panic!("swtpm does not listen on port {port}");
-    }
-}
-
-impl Drop for Simulator {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// The transport expects the control channel one port above the command channel.
-fn free_port_pair() -> u16 {
-    loop {
-        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = first.local_addr().unwrap().port();
-        if port < u16::MAX && TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1)).is_ok() {
-            return port;
-        }
+        Some(Self { tpm: tpm?, _state: state })
     }
 }
 
@@ -181,7 +125,7 @@ impl Disk {
         files.write("dev/.keep", b"");
         files.variable(Variable::TpmState, &BY_TPM);
         let tpm = files.tpm();
-        let disk = Self { files, tpm, device: simulator.device.clone() };
+        let disk = Self { files, tpm, device: simulator.tpm.device().to_owned() };
         fs::write(disk.released(), RELEASED).unwrap();
         for volume in VOLUMES.map(|(name, _)| name) {
             disk.format(volume).await;
@@ -338,9 +282,9 @@ fn settings(keys: &[&str]) -> SystemSecurity {
 
 fn copy(from: &Path, to: &Path) {
     // Sparse files and links stay what they are.
-    let copied =
-        Command::new("cp").args(["-a", "--sparse=always", "--reflink=auto"]).args([from, to]).status().unwrap();
-    assert!(copied.success());
+    let places = [from.to_str().unwrap(), to.to_str().unwrap()];
+    let arguments = [&["-a", "--sparse=always", "--reflink=auto"][..], &places].concat();
+    testkit::process::run("cp", &arguments, Path::new("/"), Duration::from_secs(60)).unwrap();
 }
 
 #[tokio::test]
@@ -553,7 +497,7 @@ async fn a_volume_is_bound_to_another_tpm_when_an_administrator_wants_it() {
     service.stop().await;
 
     // Another TPM, the same values in it: a person had to type a recovery key.
-    disk.device = other.device.clone();
+    disk.device = other.tpm.device().to_owned();
     disk.boot("the-third-boot", BY_HAND);
     let mut service = disk.serve().await;
     assert_eq!(service.warnings().await.len(), 1, "the start changes nothing by itself");
