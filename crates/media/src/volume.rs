@@ -61,6 +61,9 @@ impl<'a> Volume<'a> {
         if let Some((label, folder)) = iso(medium)? {
             return Ok(Some(Self { medium, label, kind: Kind::Iso(folder) }));
         }
+        if !is_fat_inside(medium)? {
+            return Ok(None);
+        }
         let Ok(fat) = FileSystem::new(medium, FsOptions::new()) else { return Ok(None) };
         let in_root = fat.read_volume_label_from_root_dir().ok().flatten();
         let label = in_root.unwrap_or_else(|| fat.volume_label()).trim().to_owned();
@@ -106,6 +109,30 @@ fn wanted(name: &str, found: usize, size: u64) -> Result<Option<String>, MediaEr
 
 fn damaged(reason: impl Into<String>) -> MediaError {
     MediaError::Volume(reason.into())
+}
+
+/// Whether the areas that a FAT declares lie on the medium (Microsoft FAT specification, section 3).
+/// The library counts with the numbers before it checks them, and they may overflow.
+fn is_fat_inside(medium: Region<'_>) -> Result<bool, MediaError> {
+    let mut sector = [0; 512];
+    if medium.size() < sector.len() as u64 {
+        return Ok(false);
+    }
+    medium.read_at(&mut sector, 0)?;
+    let number16 = |at: usize| u64::from(u16::from_le_bytes([sector[at], sector[at + 1]]));
+    // Each has an older field, which counts unless it is zero.
+    let either = |short: usize, long: usize| match number16(short) {
+        0 => number32(&sector, long),
+        number => number,
+    };
+    let (sector_size, reserved, tables, root_entries) =
+        (number16(11), number16(14), u64::from(sector[16]), number16(17));
+    let (sectors, table_sectors) = (either(19, 32), either(22, 36));
+    if !matches!(sector_size, 512 | 1024 | 2048 | 4096) {
+        return Ok(false);
+    }
+    let used = reserved + tables * table_sectors + (root_entries * 32).div_ceil(sector_size);
+    Ok(used <= sectors && sectors * sector_size <= medium.size())
 }
 
 fn fat_files(medium: Region<'_>) -> Result<Vec<(String, Vec<u8>)>, MediaError> {
@@ -256,6 +283,19 @@ mod tests {
         }
         volume.unmount().unwrap();
         file
+    }
+
+    /// Found by fuzzing: the library multiplies such numbers without looking.
+    #[test]
+    fn tables_larger_than_the_medium_are_no_file_system() {
+        let table: [(&str, u64, &[u8]); 3] =
+            [("sectors of a table", 22, &[0xff, 0xff]), ("sectors", 19, &[0, 0]), ("bytes of a sector", 11, &[0, 0])];
+        for (what, at, value) in table {
+            let medium = fat(*b"SEED_DATA  ", &[]);
+            assert!(Volume::find(&medium).unwrap().is_some());
+            Region::new(&medium, 0, 4 << 20).write_at(value, at).unwrap();
+            assert!(Volume::find(&medium).unwrap().is_none(), "{what}");
+        }
     }
 
     /// How the names of a made ISO 9660 are written.

@@ -16,6 +16,9 @@ pub(crate) const FILE_LIMIT: u64 = 4 << 20;
 /// Most members that are walked over. Real seeds have about ten.
 const MEMBER_LIMIT: usize = 4096;
 
+/// Bytes that a header has for a name.
+const NAME_LIMIT: usize = 100;
+
 /// Why an archive cannot be read. A missing one is no error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,7 +88,7 @@ fn header(file: &File) -> [u8; 512] {
         let length = value.len().min(width);
         block[at..at + length].copy_from_slice(&value[..length]);
     };
-    field(0, 100, file.name.as_bytes());
+    field(0, NAME_LIMIT, file.name.as_bytes());
     field(100, 8, b"0000600\0");
     field(108, 8, b"0000000\0");
     field(116, 8, b"0000000\0");
@@ -136,7 +139,8 @@ impl Walk<'_> {
                 b'0' | b'\0' => {
                     let name = long_name.take().flatten().unwrap_or(header.name);
                     let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
-                    if !name.is_empty() && !name.contains('/') {
+                    // No seed file has a name that does not fit its header.
+                    if (1..=NAME_LIMIT).contains(&name.len()) && !name.contains('/') {
                         files.push(self.file(name, content, header.size)?);
                     }
                 }
@@ -202,7 +206,7 @@ impl Header {
         }
         let size = octal(&block[124..136]).ok_or("its size is no number")?;
         let prefix = if &block[257..263] == b"ustar\0" { text_until_nul(&block[345..500]) } else { String::new() };
-        let name = text_until_nul(&block[..100]);
+        let name = text_until_nul(&block[..NAME_LIMIT]);
         let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
         Ok(Self { name, size, kind: block[156] })
     }
@@ -329,6 +333,26 @@ mod tests {
         assert_eq!(members, ["install.yaml", "incus.json", "network.yaml"]);
         assert_eq!(bytes.len() % 512, 0);
         assert!(bytes[bytes.len() - 1024..].iter().all(|byte| *byte == 0));
+    }
+
+    /// Found by fuzzing: as text, such a name is longer than a header can hold.
+    #[test]
+    fn name_that_is_not_text_is_read_as_it_can_be_written() {
+        let file = |name: &str| File { name: name.to_owned(), content: b"{}".to_vec() };
+        let mut archive = write(&[file(&"x".repeat(60)), file("install.json")]);
+        archive[..60].fill(0xff);
+        let sum: u32 = archive[..512]
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| match at {
+                148..156 => 32,
+                _ => u32::from(*byte),
+            })
+            .sum();
+        archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        let read = open(&archive).unwrap().unwrap();
+        assert_eq!(open(&write(&read)).unwrap().unwrap(), read);
+        assert_eq!(read.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["install.json"]);
     }
 
     #[test]
