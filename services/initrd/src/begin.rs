@@ -6,7 +6,7 @@ use seed::Section;
 use crate::{
     Machine, Refusal,
     decision::{Firmware, Mode, mode, unfit},
-    drives::{BootDrive, UserSeed, boot_drive, settle, user_seed},
+    drives::{BootDrive, UserSeed, boot_drive, own_seed, settle, user_seed},
     handover::{self, Boot, Origin, Seed},
 };
 
@@ -57,12 +57,8 @@ async fn seed(machine: &Machine, drive: &BootDrive) -> Result<Seed, Refusal> {
             None => {}
         }
     }
-    let partitions = sys::block(&machine.roots, &drive.name).map(|block| block.partitions).unwrap_or_default();
-    let own = partitions.into_iter().find(|(number, _)| *number == 2).and_then(|(_, name)| {
-        let partition = sys::block(&machine.roots, &name)?;
-        File::open(partition.node).ok()
-    });
     // A drive without the partition has no seed; the installer explains what is wrong with the rest.
+    let own = own_seed(machine, drive).await?;
     let mut seed = own.map_or_else(Seed::none, |device| Seed::read(Origin::Medium, &device));
     if drive.booted.is_installed
         && let Ok(files) = &mut seed.files
@@ -270,6 +266,28 @@ mod tests {
         assert!(fake.handed_over("install").is_some(), "nobody knows what the seed wants");
         let device = File::open(fake.path("run/incus-os/seed.tar")).unwrap();
         assert!(seed::read(&device).is_err());
+    }
+
+    /// The kernel lists drives and partitions before there is anything to open.
+    #[tokio::test]
+    async fn drive_and_seed_whose_nodes_come_late_are_waited_for() {
+        let mut fake = Fake::new(ScriptedRunner::new());
+        fake.machine.patience = Duration::from_secs(60);
+        fake.device("vda", None, &table(ESP, &[SWAP]), LARGE);
+        fake.device("vda2", Some(("vda", 2)), &archive(&["incus.json"]), 1 << 20);
+        let (drive, partition) = (fake.path("dev/vda"), fake.path("dev/vda2"));
+        let (late_drive, late_partition) = (fake.path("vda"), fake.path("vda2"));
+        fs::rename(&drive, &late_drive).unwrap();
+        fs::rename(&partition, &late_partition).unwrap();
+        let appear = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            fs::rename(&late_drive, &drive).unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            fs::rename(&late_partition, &partition).unwrap();
+        };
+        let (outcome, ()) = tokio::join!(begin(&fake.machine), appear);
+        outcome.unwrap();
+        assert_eq!(fake.seed_names(), ["incus.json"]);
     }
 
     #[tokio::test]

@@ -13,8 +13,14 @@ use sys::Block;
 
 use crate::{Machine, Refusal, decision::Booted};
 
+/// Where a drive or medium has its seed.
+const SEED_PARTITION: u32 = 2;
+
 /// How often the list of drives is read while waiting for one.
 const PERIOD: Duration = Duration::from_millis(100);
+
+/// How often every drive is looked at again: what could not be read once may be readable now.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// For how long udev must have had nothing to do before the list of drives is taken for complete.
 /// USB sticks appear one after the other, a second apart.
@@ -29,6 +35,8 @@ pub(crate) struct BootDrive {
     /// The device that a person would remove: the CD-ROM drive.
     pub(crate) medium: PathBuf,
     pub(crate) booted: Booted,
+    /// It has a partition for a seed.
+    pub(crate) has_seed: bool,
     /// GUID of its EFI system partition.
     pub(crate) esp: String,
 }
@@ -38,12 +46,20 @@ pub(crate) async fn boot_drive(machine: &Machine, esp: &str) -> Result<BootDrive
     let deadline = Instant::now() + machine.patience;
     // Reading the table of a drive again is worthless unless it has changed.
     let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    let mut again = Instant::now() + AGAIN;
     loop {
+        if Instant::now() >= again {
+            seen.clear();
+            again += AGAIN;
+        }
         for drive in whole_drives(machine) {
-            if seen.insert(drive.name.clone(), drive.size) == Some(drive.size) {
+            if seen.get(&drive.name) == Some(&drive.size) {
                 continue;
             }
-            let Some(table) = table_of(&drive.node) else { continue };
+            // The kernel lists a drive before it has made the node.
+            let Ok(device) = File::open(&drive.node) else { continue };
+            seen.insert(drive.name.clone(), drive.size);
+            let Ok(table) = Table::read(&device) else { continue };
             if table.partitions.iter().any(|part| part.kind == Kind::Esp && part.guid.to_string() == esp) {
                 return take(machine, drive, &table, esp).await;
             }
@@ -66,8 +82,9 @@ async fn take(machine: &Machine, drive: Block, table: &Table, esp: &str) -> Resu
         size: drive.size,
     };
     let esp = esp.to_owned();
+    let has_seed = table.partition(SEED_PARTITION).is_some();
     if !drive.name.starts_with("sr") {
-        return Ok(BootDrive { name: drive.name, medium: drive.node.clone(), node: drive.node, booted, esp });
+        return Ok(BootDrive { name: drive.name, medium: drive.node.clone(), node: drive.node, booted, has_seed, esp });
     }
     // The kernel does not look for partitions on CD-ROMs, but does on a loop device over one.
     let cd_rom = drive.node.to_string_lossy().into_owned();
@@ -78,7 +95,37 @@ async fn take(machine: &Machine, drive: Block, table: &Table, esp: &str) -> Resu
     let output = machine.runner.run(&call).await.map_err(failed)?.success().map_err(failed)?;
     let node = PathBuf::from(String::from_utf8_lossy(&output).trim());
     let name = node.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    Ok(BootDrive { name, node, medium: drive.node, booted, esp })
+    Ok(BootDrive { name, node, medium: drive.node, booted, has_seed, esp })
+}
+
+/// Waits for the drive's own seed. The kernel reads a partition table after it has listed the drive,
+/// and makes a partition's node after it has listed that.
+pub(crate) async fn own_seed(machine: &Machine, boot: &BootDrive) -> Result<Option<File>, Refusal> {
+    if !boot.has_seed {
+        return Ok(None);
+    }
+    let deadline = Instant::now() + machine.patience;
+    loop {
+        let partitions = sys::block(&machine.roots, &boot.name).map(|block| block.partitions).unwrap_or_default();
+        let found = partitions.into_iter().find(|(number, _)| *number == SEED_PARTITION);
+        let partition = found.and_then(|(_, name)| sys::block(&machine.roots, &name));
+        let opened = partition.map(|partition| File::open(partition.node));
+        match opened {
+            Some(Ok(device)) => return Ok(Some(device)),
+            Some(Err(error)) if Instant::now() >= deadline => {
+                let text =
+                    format!("The seed on partition {SEED_PARTITION} of {} cannot be opened", boot.node.display());
+                return Err(Refusal::because(text, error));
+            }
+            None if Instant::now() >= deadline => {
+                return Err(Refusal::new(format!(
+                    "Partition {SEED_PARTITION} of {}, which has the seed, did not show up",
+                    boot.node.display()
+                )));
+            }
+            _ => tokio::time::sleep(PERIOD).await,
+        }
+    }
 }
 
 /// Waits until no further drive is to be expected soon.

@@ -75,7 +75,7 @@ pub(crate) struct System {
 
 impl Facts {
     pub(crate) async fn gather(machine: &Machine) -> Self {
-        let blocks = machine.devices();
+        let blocks = sys::blocks(&machine.roots);
         let source = source(machine, &blocks);
         let name = source.as_ref().ok().and_then(|source| Some(source.medium.file_name()?.to_str()?.to_owned()));
         let (candidates, passed_over) = candidates(&blocks, name.as_deref().unwrap_or_default());

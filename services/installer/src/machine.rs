@@ -41,9 +41,14 @@ impl Machine {
         value.map(str::to_owned)
     }
 
-    /// What is connected: changes whenever a look at the machine may come to something else.
-    pub(crate) fn devices(&self) -> Vec<Block> {
-        sys::blocks(&self.roots)
+    /// What is connected, and can be opened: the kernel lists a drive before it has made the node.
+    /// Changes whenever a look at the machine may come to something else.
+    pub(crate) fn devices(&self) -> Vec<(Block, bool)> {
+        let with_node = |block: Block| {
+            let can_be_opened = block.node.exists();
+            (block, can_be_opened)
+        };
+        sys::blocks(&self.roots).into_iter().map(with_node).collect()
     }
 
     /// Whether the install medium is still there. A CD-ROM drive stays when its tray opens, and
