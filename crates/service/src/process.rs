@@ -1,6 +1,6 @@
 //! The process around a service.
 
-use std::{error::Error as _, process::ExitCode};
+use std::process::ExitCode;
 
 use sd_notify::NotifyState;
 use tokio::{
@@ -37,25 +37,10 @@ where
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("the {identity} service ends: {}", chain(&error));
+            tracing::error!("the {identity} service ends: {}", causes::chain(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error and all its causes in one line.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // A transparent variant says the same as its source.
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn log_to_journal(identity: Identity) {

@@ -22,12 +22,10 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.sentence)?;
-        let mut next = self.cause.as_deref().map(|cause| cause as &dyn Error);
-        while let Some(cause) = next {
-            write!(out, ": {cause}")?;
-            next = cause.source();
+        match &self.cause {
+            Some(cause) => write!(out, ": {}", causes::chain(cause.as_ref())),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

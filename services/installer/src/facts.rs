@@ -15,7 +15,6 @@ use sys::Block;
 use tpm::{Pcr, Tpm};
 
 use crate::{
-    error,
     machine::Machine,
     select::{Candidate, PassedOver, candidates},
 };
@@ -84,7 +83,7 @@ impl Facts {
             contents.insert(candidate.block.name.clone(), look_at(machine, &candidate.block).await);
         }
         Self {
-            secure_boot: machine.variables.is_on(Variable::SecureBoot).map_err(|error| error::sentence(&error)),
+            secure_boot: machine.variables.is_on(Variable::SecureBoot).map_err(|error| causes::chain(&error)),
             tpm: working_tpm(machine),
             seed: seed(machine),
             source,
@@ -103,13 +102,13 @@ fn working_tpm(machine: &Machine) -> Result<(), String> {
         return Err("there is none".to_owned());
     }
     let registers = Tpm::device(&device).and_then(|mut tpm| tpm.pcrs(&[Pcr::SECURE_BOOT]));
-    registers.map(drop).map_err(|error| error::sentence(&error))
+    registers.map(drop).map_err(|error| causes::chain(&error))
 }
 
 fn seed(machine: &Machine) -> Result<Report, String> {
     let path = machine.handover.join("seed.tar");
     let archive = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let files = seed::read(&archive).map_err(|error| error::sentence(&error))?;
+    let files = seed::read(&archive).map_err(|error| causes::chain(&error))?;
     Ok(seed::check(&files.unwrap_or_default()))
 }
 
@@ -119,7 +118,7 @@ fn source(machine: &Machine, blocks: &[Block]) -> Result<Source, String> {
     let block = |node: &Path| blocks.iter().find(|block| block.node == node);
     let device = block(&medium).ok_or_else(|| format!("{} is gone", medium.display()))?;
     let file = File::open(&node).map_err(|error| format!("{}: {error}", node.display()))?;
-    let table = Table::read(&file).map_err(|error| format!("{}: {}", node.display(), error::sentence(&error)))?;
+    let table = Table::read(&file).map_err(|error| format!("{}: {}", node.display(), causes::chain(&error)))?;
     let usr = table.partition(5).filter(|part| matches!(part.kind, Kind::Usr(_)));
     Ok(Source {
         path: device.ids.first().map_or_else(|| medium.display().to_string(), |id| format!("/dev/disk/by-id/{id}")),
@@ -149,7 +148,7 @@ async fn look_at(machine: &Machine, block: &Block) -> Result<Contents, String> {
     let node = block.node.to_string_lossy().into_owned();
     let call = Call::new(Tool::Wipefs, ["--no-act", "--json", &node]);
     let run = machine.runner.run(&call).await.and_then(runner::Output::success);
-    let output = run.map_err(|error| error::sentence(&error))?;
+    let output = run.map_err(|error| causes::chain(&error))?;
     let mut signatures = signatures(&output)?;
     let table = File::open(&block.node).ok().and_then(|file| Table::read(&file).ok());
     // A partition table without its signature would still be one to the firmware, and the other way round.

@@ -77,7 +77,7 @@ pub(crate) async fn install(machine: &Machine, plan: &Plan, screen: &Screen) -> 
     if let Err(error) = boot_loader(machine, plan).await {
         screen.log(&Message::warning(format!(
             "The firmware got no boot entry for the drive ({}): choose the drive in the firmware setup if it does not start.",
-            crate::error::sentence(&error)
+            causes::chain(&error)
         )));
     }
     // The installation is as good without the note; only the medium does not know of it then.

@@ -76,7 +76,7 @@ async fn run(machine: &Machine, screen: &Screen) {
         Err(error) => {
             screen.show(&Message::error(format!(
                 "{}. The installation to {} is not finished; restart the machine to try again.",
-                error::sentence(&error),
+                causes::chain(&error),
                 plan.target.path()
             )));
             // Whatever comes next is a person's decision.
@@ -118,21 +118,5 @@ async fn wait_for_plan(machine: &Machine, screen: &Screen) -> Plan {
             }
         }
         tokio::time::sleep(PERIOD).await;
-    }
-}
-
-/// Errors as a person reads them.
-mod error {
-    use std::error::Error;
-
-    /// An error and its causes in one sentence, without the full stop.
-    pub(crate) fn sentence(error: &dyn Error) -> String {
-        let mut text = error.to_string();
-        let mut next = error.source();
-        while let Some(cause) = next {
-            text = format!("{text}: {cause}");
-            next = cause.source();
-        }
-        text
     }
 }

@@ -88,7 +88,7 @@ impl Screen {
             // The installation does not depend on being watched.
             self.log(&Message::warning(format!(
                 "The status screen does not show the installation: {}.",
-                crate::error::sentence(&error)
+                causes::chain(&error)
             )));
         }
     }

@@ -17,7 +17,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     engine::{
-        bring_up::{BringUp, BringUpError, Limits, with_causes},
+        bring_up::{BringUp, BringUpError, Limits},
         state::{Observed, state},
     },
     machine::{CounterTable, DaemonError, Daemons, Kernel, KernelError, Roots, Snapshot, link_state, neighbours},
@@ -115,7 +115,7 @@ impl Network {
             Err(StartError::BringUp(error)) => {
                 let mut warnings = vec![format!(
                     "The network of the seed cannot be brought up, every network card is configured by DHCP instead: {}",
-                    with_causes(&error)
+                    causes::chain(&error)
                 )];
                 warnings.extend(self.apply(&machine, with_defaults(NetworkConfig::default()), None).await?);
                 Ok(warnings)
@@ -209,7 +209,7 @@ impl Network {
         let mut store = self.store.lock().expect("nothing panics while it holds the store");
         let saved = store.replace(Document { config: Some(config.clone()) });
         *self.shown.lock().expect("nothing panics while it holds what was shown") = None;
-        saved.err().map(|error| with_causes(&error)).inspect(|text| tracing::error!("{text}"))
+        saved.err().map(|error| causes::chain(&error)).inspect(|text| tracing::error!("{text}"))
     }
 }
 

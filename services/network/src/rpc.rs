@@ -6,7 +6,7 @@ use api::v1::{Empty, NetworkStart, StartReply, SystemNetwork, network_server};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    engine::bring_up::{BringUpError, with_causes},
+    engine::bring_up::BringUpError,
     network::{Network, StartError},
 };
 
@@ -26,7 +26,7 @@ impl network_server::Network for Service {
     }
 
     async fn get(&self, _: Request<Empty>) -> Result<Response<SystemNetwork>, Status> {
-        let document = self.0.document().await.map_err(|error| Status::internal(with_causes(&error)))?;
+        let document = self.0.document().await.map_err(|error| Status::internal(causes::chain(&error)))?;
         Ok(Response::new(document))
     }
 
@@ -40,13 +40,13 @@ impl network_server::Network for Service {
     }
 
     async fn flush_dns(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
-        self.0.flush_dns().await.map_err(|error| Status::internal(with_causes(&error)))?;
+        self.0.flush_dns().await.map_err(|error| Status::internal(causes::chain(&error)))?;
         Ok(Response::new(Empty {}))
     }
 }
 
 fn start_status(error: &StartError) -> Status {
-    let text = with_causes(error);
+    let text = causes::chain(error);
     match error {
         StartError::Busy => Status::aborted(text),
         StartError::BringUp(BringUpError::Config(_)) => Status::invalid_argument(text),

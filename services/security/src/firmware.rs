@@ -13,7 +13,6 @@ use efi::{Certificate, Stamp, Value, Variable, Variables, certificates_in_pem, s
 use tpm::Digest;
 
 use crate::{
-    error::chain,
     machine::{Machine, read_at_most},
     measurements::{Measurements, Replayed},
     volumes::Unlock,
@@ -91,7 +90,7 @@ fn current(variables: &Variables, variable: Variable) -> Option<Vec<u8>> {
 }
 
 fn warn(error: &efi::VariableError) {
-    tracing::warn!("{}", chain(error));
+    tracing::warn!("{}", causes::chain(error));
 }
 
 fn enrolled(variables: &Variables) -> Vec<SecureBootCertificate> {

@@ -27,7 +27,6 @@ use tpm::Policy;
 use crate::{
     authorities,
     binding::{Boot, Unbindable, Values},
-    error::chain,
     luks::{Authority, Cost, Header, Luks, LuksError, RECOVERY_TOKEN, TPM_TOKEN, Token, Volume},
     machine::{Machine, read_at_most},
     recovery,
@@ -397,12 +396,12 @@ impl Keeper {
             }
         });
         if let Err(error) = saved.await {
-            tracing::warn!("a recovery key that was not taken is left in a volume: {}", chain(&error));
+            tracing::warn!("a recovery key that was not taken is left in a volume: {}", causes::chain(&error));
             return;
         }
         for volume in volumes {
             if let Err(error) = self.settle(volume).await {
-                tracing::warn!("a recovery key that was not taken is left in a volume: {}", chain(&error));
+                tracing::warn!("a recovery key that was not taken is left in a volume: {}", causes::chain(&error));
             }
         }
     }
@@ -643,7 +642,7 @@ struct Problems(Vec<String>);
 impl Problems {
     fn note(&mut self, outcome: Result<(), KeeperError>) {
         if let Err(error) = outcome {
-            self.0.push(sentence(&chain(&error)));
+            self.0.push(sentence(&causes::chain(&error)));
         }
     }
 }

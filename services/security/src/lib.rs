@@ -16,7 +16,6 @@
 
 mod authorities;
 mod binding;
-mod error;
 mod firmware;
 mod keeper;
 mod keys;

@@ -10,7 +10,6 @@ use tokio::{
 use tpm::{Digest, Pcr, Prediction, event_log, replay};
 
 use crate::{
-    error::chain,
     machine::{Machine, TpmReading},
     volumes::Unlock,
 };
@@ -179,7 +178,7 @@ impl Observer {
         let found = match self.machine.unlock_log().await {
             Ok(log) => Unlock::from_log(&log),
             Err(error) => {
-                tracing::warn!("the journal does not tell how the root volume was opened: {}", chain(&error));
+                tracing::warn!("the journal does not tell how the root volume was opened: {}", causes::chain(&error));
                 Unlock::Unknown
             }
         };
@@ -194,7 +193,8 @@ fn look(machine: &Machine, known: Option<Arc<Replayed>>) -> Measurements {
         return Measurements { kind: TpmKind::Absent, reading: None, log: None, taken };
     }
     let kind = if machine.tpm_is_software() { TpmKind::Software } else { TpmKind::Hardware };
-    let reading = machine.tpm().read().inspect_err(|error| tracing::error!("{}", chain(error))).ok().map(Arc::new);
+    let reading =
+        machine.tpm().read().inspect_err(|error| tracing::error!("{}", causes::chain(error))).ok().map(Arc::new);
     let log = known.or_else(|| match kind {
         TpmKind::Hardware => replayed(machine).inspect_err(|reason| tracing::error!("{reason}")).ok().map(Arc::new),
         _ => None,

@@ -17,7 +17,6 @@ use tpm::{Digest, Pcr, event_log};
 
 use crate::{
     binding::Boot,
-    error::chain,
     firmware::{self, Firmware, FirmwareCache},
     keeper::{ChangeError, Keeper, KeeperError},
     keys,
@@ -107,8 +106,8 @@ async fn to_its_end<T: Send + 'static>(
 }
 
 fn failure(error: &KeeperError) -> Status {
-    tracing::error!("{}", chain(error));
-    Status::internal(chain(error))
+    tracing::error!("{}", causes::chain(error));
+    Status::internal(causes::chain(error))
 }
 
 #[tonic::async_trait]

@@ -23,7 +23,6 @@ use tokio::{
 };
 
 use crate::{
-    chain,
     engine::{
         block::BlockDevices,
         document::{self, Known, PoolReading},
@@ -272,7 +271,7 @@ impl Keeper {
                 (self.pools_outdated, self.held_off_until) = (false, None);
                 return None;
             }
-            Ok(Err(error)) => chain(&error),
+            Ok(Err(error)) => causes::chain(&error),
             Err(_) => format!("ZFS did not answer within {PATIENCE:?}"),
         };
         let age = self.pools.as_ref().map(|reading| reading.taken.elapsed().as_secs());

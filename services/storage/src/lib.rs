@@ -24,7 +24,7 @@ mod machine;
 mod operations;
 mod rpc;
 
-use std::{error::Error as StdError, sync::Arc};
+use std::sync::Arc;
 
 use api::v1::storage_server::StorageServer;
 use runner::{Runner, SystemRunner};
@@ -46,15 +46,4 @@ pub async fn run_with(context: Context, roots: Roots, runner: Arc<dyn Runner>) -
     let inventory = Inventory::keep(machine.clone());
     let operations = Operations::accept(machine, inventory.clone());
     context.serve(Routes::new(StorageServer::new(Rpc::new(inventory, operations)))).await
-}
-
-/// An error and all its causes in one line.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -12,7 +12,6 @@ use tokio::{
 };
 
 use crate::{
-    chain,
     engine::{
         block::{BlockDevice, BlockDevices},
         bring_up::{self, Content, Imported, Observed, PoolKey, SYSTEM_PARTITION, Step, SystemPartition},
@@ -136,7 +135,7 @@ async fn bring_up(machine: &Machine, watch: Option<&mut UdevWatch>, permitted: i
             Ok(observed) => observed,
             Err(error) => {
                 return Outcome {
-                    warnings: vec![format!("Storage pools are unavailable: {}", chain(&error))],
+                    warnings: vec![format!("Storage pools are unavailable: {}", causes::chain(&error))],
                     ..Outcome::default()
                 };
             }
@@ -157,7 +156,7 @@ async fn bring_up(machine: &Machine, watch: Option<&mut UdevWatch>, permitted: i
             match machine.apply(step).await {
                 Ok(()) => log(step),
                 Err(error) => {
-                    let error = chain(&error);
+                    let error = causes::chain(&error);
                     tracing::warn!("{step:?} failed: {error}");
                     failures.insert(step.pool().to_owned(), error);
                 }

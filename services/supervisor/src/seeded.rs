@@ -1,7 +1,7 @@
 //! What is taken from the seed: the clients to trust, and sections for other
 //! services.
 
-use std::{error::Error as _, fs::File};
+use std::fs::File;
 
 use api::v1::{KernelConfig, NetworkConfig, ProviderConfig, SecurityConfig, UpdateConfig};
 
@@ -58,11 +58,6 @@ impl Sections {
             update: contents.update.clone().filter(|_| is_right(Section::Update)),
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn reason(error: &SeedError) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 #[cfg(test)]
@@ -126,6 +121,6 @@ mod tests {
     fn damaged_archive_is_an_error() {
         let damaged = device(&[("incus.yaml", "apply_defaults: true")]);
         std::os::unix::fs::FileExt::write_all_at(&damaged, b"x", 0).unwrap();
-        assert!(reason(&clients(&damaged).unwrap_err()).contains("damaged at byte 0"));
+        assert!(causes::chain(&clients(&damaged).unwrap_err()).contains("damaged at byte 0"));
     }
 }

@@ -37,12 +37,7 @@ impl State {
 
 /// What a caller is told of a document that could not be saved.
 pub(crate) fn refusal(error: &StoreError) -> Status {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
+    let text = causes::chain(error);
     match error {
         StoreError::TooNew { .. } => Status::unavailable(text),
         _ => Status::internal(text),

@@ -497,15 +497,15 @@ impl Vm {
         let patience = Duration::from_secs(5);
         if !self.folder.server_cert().is_file() {
             let certificate =
-                client::server_certificate(self.api_address(), patience).map_err(|error| chain(&error))?;
+                client::server_certificate(self.api_address(), patience).map_err(|error| causes::chain(&error))?;
             fs::write(self.folder.server_cert(), certificate).map_err(|error| error.to_string())?;
         }
-        let client = self.client().map_err(|error| chain(&error))?.with_patience(patience);
-        let response = client.get("/1.0").map_err(|error| chain(&error))?;
+        let client = self.client().map_err(|error| causes::chain(&error))?.with_patience(patience);
+        let response = client.get("/1.0").map_err(|error| causes::chain(&error))?;
         if response.status != 200 {
             return Err(format!("GET /1.0: status {}: {}", response.status, response.text()));
         }
-        let body = response.json().map_err(|error| chain(&error))?;
+        let body = response.json().map_err(|error| causes::chain(&error))?;
         match body.pointer("/metadata/environment/system_is_ready") {
             Some(Value::Bool(true)) => Ok(()),
             other => Err(format!("the API answers; system_is_ready: {other:?}")),
@@ -567,18 +567,6 @@ impl Vm {
 
 /// File with the process id of the TPM emulator.
 const TPM_PID: &str = "tpm.pid";
-
-/// An error with its causes, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
 
 fn check_name(name: &str) -> Result<(), VmError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

@@ -30,7 +30,6 @@ mod tree;
 
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::ExitCode};
 
-use crate::chain;
 use server::Settings;
 
 /// The service cannot start.
@@ -60,7 +59,7 @@ pub fn main() -> ExitCode {
     match settings().and_then(|settings| server::run(&settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", chain(&error));
+            tracing::error!("{}", causes::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -43,7 +43,6 @@ use super::{
     tickets::Tickets,
     tree::{Stored, Tree, TreeError},
 };
-use crate::chain;
 
 /// Largest body of a request.
 const BODY_LIMIT: usize = 1 << 20;
@@ -453,7 +452,7 @@ impl From<TreeError> for Refusal {
             TreeError::Version { .. } => StatusCode::BAD_REQUEST,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self(status, chain(&error))
+        Self(status, causes::chain(&error))
     }
 }
 

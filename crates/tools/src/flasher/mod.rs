@@ -27,7 +27,6 @@ use std::{
 use clap::Parser;
 use feed::{Arch, Trust, VerifyError};
 
-use crate::chain;
 use download::{DownloadError, Feed};
 use menu::{Menu, MenuError};
 use seeds::SeedsError;
@@ -127,7 +126,7 @@ pub fn main() -> ExitCode {
     match flash(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", chain(&error));
+            tracing::error!("{}", causes::chain(&error));
             ExitCode::FAILURE
         }
     }

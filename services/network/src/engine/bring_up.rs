@@ -153,14 +153,14 @@ impl BringUp<'_> {
         let files = match sync(&self.roots.network_files(), &plan.files) {
             Ok(synced) => synced,
             Err(error) => {
-                warnings.push(with_causes(&error));
+                warnings.push(causes::chain(&error));
                 Synced::Changed
             }
         };
         let cards = self.set_up_cards(plan, &mut warnings).await?;
         if files == Synced::Changed || cards == Synced::Changed || !self.differences(plan).await?.is_empty() {
             if let Err(error) = self.daemons.reload_networkd().await {
-                warnings.push(with_causes(&error));
+                warnings.push(causes::chain(&error));
             }
             self.verify(plan, &mut warnings).await?;
         }
@@ -189,7 +189,7 @@ impl BringUp<'_> {
         let mut warnings = Vec::new();
         if let Some(zone) = &desired.time.timezone {
             let set = if self.roots.zoneinfo.join(zone).is_file() {
-                self.daemons.set_timezone(zone).await.map_err(|error| with_causes(&error))
+                self.daemons.set_timezone(zone).await.map_err(|error| causes::chain(&error))
             } else {
                 Err(format!("time zone '{zone}' does not exist"))
             };
@@ -200,18 +200,18 @@ impl BringUp<'_> {
             None => self.identity().await,
         };
         if let Err(error) = self.daemons.set_hostname(&hostname).await {
-            warnings.push(with_causes(&error));
+            warnings.push(causes::chain(&error));
         }
         if let Err(error) = write_file(&self.roots.hosts(), &hosts(&hostname), 0o644) {
-            warnings.push(with_causes(&error));
+            warnings.push(causes::chain(&error));
         }
         let servers = desired.time.ntp_servers.join(" ");
         let text = if servers.is_empty() { String::new() } else { format!("[Time]\nFallbackNTP={servers}\n") };
         let synced = write_file(&self.roots.time_servers(), &text, 0o644);
         let changed = matches!(synced, Ok(Synced::Changed));
-        warnings.extend(synced.err().map(|error| with_causes(&error)));
+        warnings.extend(synced.err().map(|error| causes::chain(&error)));
         if let Err(error) = self.daemons.start_time_sync(changed).await {
-            warnings.push(with_causes(&error));
+            warnings.push(causes::chain(&error));
         }
         warnings
     }
@@ -238,7 +238,7 @@ impl BringUp<'_> {
             tracing::info!("network card {} becomes {}", nic.name, card.name);
             synced = Synced::Changed;
             if let Err(error) = self.kernel.set_up_card(card, nic.hwaddr).await {
-                warnings.push(with_causes(&error));
+                warnings.push(causes::chain(&error));
             }
         }
         Ok(synced)
@@ -331,15 +331,4 @@ fn hosts(hostname: &str) -> String {
     format!(
         "127.0.0.1 localhost\n127.0.1.1 {hostname}\n::1 localhost ip6-localhost ip6-loopback\nff02::1 ip6-allnodes\nff02::2 ip6-allrouters\n"
     )
-}
-
-/// An error with all its causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -72,7 +72,7 @@ impl Machine {
             let datasets = match self.datasets(&status).await {
                 Ok(datasets) => datasets,
                 Err(error) => {
-                    tracing::warn!("{}", crate::chain(&error));
+                    tracing::warn!("{}", causes::chain(&error));
                     None
                 }
             };
@@ -157,7 +157,7 @@ impl Machine {
             // The exit status is a set of flags about the drive.
             Ok(output) => SmartReport::parse(&output.stdout),
             Err(error) => {
-                tracing::debug!("no health of `{device}`: {}", crate::chain(&error));
+                tracing::debug!("no health of `{device}`: {}", causes::chain(&error));
                 None
             }
         }

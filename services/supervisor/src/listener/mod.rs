@@ -143,7 +143,7 @@ impl Listener {
                 }
             }
             // Tried again at the next start: the seed can be repaired from outside.
-            Err(error) => problems.push((Level::Error, "The seed cannot be read", seeded::reason(&error))),
+            Err(error) => problems.push((Level::Error, "The seed cannot be read", causes::chain(&error))),
         }
     }
 }
