@@ -238,7 +238,9 @@ fn tpm_releases_nothing_once_the_root_volume_is_open() {
     for partition in PARTITIONS {
         let call = ["cryptsetup", "open", "--test-passphrase", "--token-only", "--verbose", partition];
         let refused = agent.outcome(&call).unwrap();
-        println!("{partition}: {refused:?}");
         assert_ne!(refused.exit, 0, "{partition}: {refused:?}");
+        // The TPM was asked, and its policy does not hold.
+        let reason = "Failed to unseal secret using TPM2: Operation not permitted";
+        assert!(refused.stderr.contains(reason), "{partition}: {refused:?}");
     }
 }

@@ -38,9 +38,7 @@ impl Target {
         let value = self.to_possible_value().expect("every target can be named");
         value.get_name().replace('-', "_")
     }
-}
 
-impl Target {
     /// A shell script that makes a first input, of which all others are made: no mutation finds the
     /// form of a file system.
     fn examples(self) -> &'static str {

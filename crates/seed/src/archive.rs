@@ -337,7 +337,7 @@ mod tests {
 
     /// Found by fuzzing: as text, such a name is longer than a header can hold.
     #[test]
-    fn name_that_is_not_text_is_read_as_it_can_be_written() {
+    fn member_whose_name_is_no_text_and_would_not_fit_is_passed_over() {
         let file = |name: &str| File { name: name.to_owned(), content: b"{}".to_vec() };
         let mut archive = write(&[file(&"x".repeat(60)), file("install.json")]);
         archive[..60].fill(0xff);

@@ -271,23 +271,19 @@ mod tests {
     /// The kernel lists drives and partitions before there is anything to open.
     #[tokio::test]
     async fn drive_and_seed_whose_nodes_come_late_are_waited_for() {
-        let mut fake = Fake::new(ScriptedRunner::new());
-        fake.machine.patience = Duration::from_secs(60);
-        fake.device("vda", None, &table(ESP, &[SWAP]), LARGE);
-        fake.device("vda2", Some(("vda", 2)), &archive(&["incus.json"]), 1 << 20);
-        let (drive, partition) = (fake.path("dev/vda"), fake.path("dev/vda2"));
-        let (late_drive, late_partition) = (fake.path("vda"), fake.path("vda2"));
-        fs::rename(&drive, &late_drive).unwrap();
-        fs::rename(&partition, &late_partition).unwrap();
-        let appear = async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            fs::rename(&late_drive, &drive).unwrap();
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            fs::rename(&late_partition, &partition).unwrap();
-        };
-        let (outcome, ()) = tokio::join!(begin(&fake.machine), appear);
-        outcome.unwrap();
-        assert_eq!(fake.seed_names(), ["incus.json"]);
+        for late in ["vda", "vda2"] {
+            let mut fake = Fake::new(ScriptedRunner::new());
+            fake.machine.patience = Duration::from_secs(60);
+            fake.device("vda", None, &table(ESP, &[SWAP]), LARGE);
+            fake.device("vda2", Some(("vda", 2)), &archive(&["incus.json"]), 1 << 20);
+            let (node, hidden) = (fake.path("dev").join(late), fake.path(late));
+            fs::rename(&node, &hidden).unwrap();
+            // Polled second: when the first look has found nothing.
+            let appear = async { fs::rename(&hidden, &node).unwrap() };
+            let (outcome, ()) = tokio::join!(begin(&fake.machine), appear);
+            outcome.unwrap();
+            assert_eq!(fake.seed_names(), ["incus.json"], "{late}");
+        }
     }
 
     #[tokio::test]
